@@ -1,0 +1,92 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// DefaultDevices are the device files of every container. A user namespace
+// can not make device nodes (mknod(2): EPERM), so the host's are bound.
+func DefaultDevices() []string {
+	return []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"}
+}
+
+// DeviceLinks are the symlinks in a container's /dev, link to target.
+func DeviceLinks() [][2]string {
+	return [][2]string{
+		{"fd", "/proc/self/fd"},
+		{"stdin", "/proc/self/fd/0"},
+		{"stdout", "/proc/self/fd/1"},
+		{"stderr", "/proc/self/fd/2"},
+		{"core", "/proc/kcore"},
+		{"ptmx", "pts/ptmx"},
+	}
+}
+
+// Links makes the symlinks in the container's /dev, leaving alone what is
+// there.
+func (r *Root) Links() error {
+	dev, err := r.Lookup("/dev")
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	for _, l := range DeviceLinks() {
+		if err := unix.Symlinkat(l[1], int(dev.Fd()), l[0]); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("symlink /dev/%s: %w", l[0], err)
+		}
+	}
+	return nil
+}
+
+// Console makes a pseudo terminal in the container's devpts and binds its
+// slave on /dev/console.
+func (r *Root) Console() (master, slave *os.File, err error) {
+	ptmx, err := r.Lookup("/dev/pts/ptmx")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ptmx.Close()
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", ptmx.Fd()), unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open /dev/pts/ptmx: %w", err)
+	}
+	master = os.NewFile(uintptr(fd), "/dev/pts/ptmx")
+	defer func() {
+		if err != nil {
+			master.Close()
+		}
+	}()
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, fmt.Errorf("unlock pty: %w", err)
+	}
+	// TIOCGPTPEER opens the slave of this very master, whatever stands at its
+	// path (CVE-2025-52565).
+	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return nil, nil, fmt.Errorf("open pty slave: %w", errno)
+	}
+	slave = os.NewFile(peer, "/dev/console")
+	if err := r.bindConsole(slave); err != nil {
+		return nil, nil, errors.Join(err, slave.Close())
+	}
+	return master, slave, nil
+}
+
+func (r *Root) bindConsole(slave *os.File) error {
+	fd, err := unix.OpenTree(int(slave.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return fmt.Errorf("open_tree /dev/console: %w", err)
+	}
+	tree := os.NewFile(uintptr(fd), "/dev/console")
+	defer tree.Close()
+	target, err := r.target(Plan{Target: "/dev/console", Create: true}, false)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	return attach(tree, target)
+}

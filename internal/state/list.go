@@ -1,0 +1,125 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// List returns the records of all containers, newest first.
+func (s *Store) List() ([]*Record, error) {
+	entries, err := os.ReadDir(s.containers())
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var all []*Record
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		rec, err := readRecord(s.Dir(e.Name()))
+		if errors.Is(err, ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rec)
+	}
+	slices.SortFunc(all, func(a, b *Record) int { return b.Created.Compare(a.Created) })
+	return all, nil
+}
+
+// Find returns the container of a name, an id or an unambiguous beginning of
+// an id.
+func (s *Store) Find(ref string) (*Record, error) {
+	if ref == "" || strings.ContainsRune(ref, '/') {
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
+	}
+	if id, err := os.Readlink(filepath.Join(s.names(), ref)); err == nil {
+		if rec, err := readRecord(s.Dir(id)); !errors.Is(err, ErrNotFound) {
+			return rec, err
+		}
+	}
+	entries, err := os.ReadDir(s.containers())
+	if err != nil {
+		return nil, fmt.Errorf("find container: %w", err)
+	}
+	var found []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ref) && !strings.HasPrefix(e.Name(), ".") {
+			found = append(found, e.Name())
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
+	case 1:
+		return readRecord(s.Dir(found[0]))
+	}
+	return nil, fmt.Errorf("%w: %q", ErrAmbiguous, ref)
+}
+
+// graceNew is how long a directory without a lock file may be in the making.
+const graceNew = time.Minute
+
+// Abandoned returns, locked, the containers whose monitor is gone without
+// having finished its work: what a kill -9 or a crash left. The caller cleans
+// up and closes them.
+func (s *Store) Abandoned() ([]*Handle, error) {
+	entries, err := os.ReadDir(s.containers())
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var all []*Handle
+	for _, e := range entries {
+		dir := s.Dir(e.Name())
+		half := strings.HasPrefix(e.Name(), newPrefix)
+		if !half && finished(dir) {
+			continue
+		}
+		h, err := s.lockDir(dir)
+		switch {
+		case err == nil:
+			if half {
+				h.Record.Remove = true // it never was, or was being removed
+			}
+			all = append(all, h)
+		case errors.Is(err, ErrBusy):
+		case errors.Is(err, ErrNotFound):
+			if err := s.removeHusk(dir, e); err != nil {
+				return all, err
+			}
+		default:
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// finished tells, without taking the lock, that there is nothing to clean.
+func finished(dir string) bool {
+	rec, err := readRecord(dir)
+	return err == nil && !rec.Remove && (rec.Status == Exited || rec.Status == Created)
+}
+
+// removeHusk removes a directory without lock or record: the process that made
+// it was killed between two system calls, or is just making it.
+func (s *Store) removeHusk(dir string, e fs.DirEntry) error {
+	info, err := e.Info()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if time.Since(info.ModTime()) < graceNew {
+		return nil
+	}
+	return os.RemoveAll(dir)
+}

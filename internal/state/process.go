@@ -1,0 +1,69 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ProcessOf describes a running process.
+func ProcessOf(pid int) (Process, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Process{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	// The command's name, in parentheses, may hold anything (proc_pid_stat(5)).
+	_, rest, ok := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')'):]), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return Process{}, fmt.Errorf("process %d: unknown format of stat", pid)
+	}
+	start, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return Process{}, fmt.Errorf("process %d: start time: %w", pid, err)
+	}
+	return Process{PID: pid, Start: start}, nil
+}
+
+// Open returns a pidfd of the process, or nil when it is gone.
+func (p Process) Open() (*os.File, error) {
+	if p.PID <= 0 {
+		return nil, nil
+	}
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pidfd_open %d: %w", p.PID, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	// The start time is read after the pidfd is open: now it is of that
+	// very process, or of none.
+	if now, err := ProcessOf(p.PID); err != nil || now.Start != p.Start {
+		return nil, f.Close()
+	}
+	return f, nil
+}
+
+// Signal sends a signal to the process. It returns os.ErrProcessDone when it
+// is gone.
+func (p Process) Signal(sig unix.Signal) error {
+	f, err := p.Open()
+	if err != nil {
+		return err
+	}
+	if f == nil {
+		return os.ErrProcessDone
+	}
+	defer f.Close()
+	err = unix.PidfdSendSignal(int(f.Fd()), sig, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return os.ErrProcessDone
+	}
+	return err
+}

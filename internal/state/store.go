@@ -1,0 +1,280 @@
+package state
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	ErrNotFound  = errors.New("no such container")
+	ErrNameInUse = errors.New("name is already in use")
+	ErrAmbiguous = errors.New("several containers match")
+	ErrBusy      = errors.New("container is in use by another process")
+)
+
+const (
+	recordFile = "state.json"
+	lockFile   = "lock"
+	newPrefix  = ".new-"
+)
+
+// Store is a directory of containers.
+type Store struct{ root string }
+
+// Open opens the store below root, making its directories.
+func Open(root string) (*Store, error) {
+	s := &Store{root: root}
+	for _, dir := range []string{s.containers(), s.names()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open container store: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *Store) containers() string { return filepath.Join(s.root, "containers") }
+func (s *Store) names() string      { return filepath.Join(s.root, "names") }
+
+// Dir is the directory of a container.
+func (s *Store) Dir(id string) string { return filepath.Join(s.containers(), id) }
+
+// NewID returns a new container id: 64 hexadecimal digits.
+func NewID() string {
+	var b [32]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+
+// CheckName tells whether a name is one that docker would take.
+func CheckName(name string) error {
+	for i, c := range name {
+		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !alnum && (i == 0 || !strings.ContainsRune("_.-", c)) {
+			return fmt.Errorf("container name %q: only [a-zA-Z0-9][a-zA-Z0-9_.-]* are allowed", name)
+		}
+	}
+	if len(name) > 255 || len(name) == 0 {
+		return fmt.Errorf("container name %q: 1 to 255 characters are allowed", name)
+	}
+	return nil
+}
+
+// Handle is a container whose lock this process holds.
+type Handle struct {
+	Record
+	dir  string
+	lock *os.File
+	s    *Store
+}
+
+// Create makes a container. The returned handle holds its lock. Prepare, if
+// not nil, fills the directory before it appears.
+func (s *Store) Create(rec Record, prepare func(dir string) error) (*Handle, error) {
+	tmp := s.Dir(newPrefix + rec.ID)
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	h := &Handle{Record: rec, dir: tmp, s: s}
+	err := h.create(prepare)
+	if err != nil {
+		err = errors.Join(err, h.Close(), os.RemoveAll(h.dir))
+		return nil, fmt.Errorf("create container: %w", err)
+	}
+	return h, nil
+}
+
+func (h *Handle) create(prepare func(dir string) error) error {
+	lock, err := os.OpenFile(filepath.Join(h.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	h.lock = lock
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	if err := h.Save(); err != nil {
+		return err
+	}
+	if prepare != nil {
+		if err := prepare(h.dir); err != nil {
+			return err
+		}
+	}
+	if h.Name != "" {
+		if err := h.s.takeName(h.Name, h.ID); err != nil {
+			return err
+		}
+	}
+	final := h.s.Dir(h.ID)
+	if err := os.Rename(h.dir, final); err != nil {
+		return errors.Join(err, h.s.freeName(h.Name, h.ID))
+	}
+	h.dir = final
+	return nil
+}
+
+// takeName makes the symlink that owns a name. A link to a container that does
+// not exist is what a killed process left.
+func (s *Store) takeName(name, id string) error {
+	link := filepath.Join(s.names(), name)
+	for range 3 {
+		err := os.Symlink(id, link)
+		if !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		owner, err := os.Readlink(link)
+		if err != nil {
+			continue
+		}
+		if s.alive(owner) {
+			return fmt.Errorf("%w: %q by container %.12s", ErrNameInUse, name, owner)
+		}
+		if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %q", ErrNameInUse, name)
+}
+
+func (s *Store) alive(id string) bool {
+	for _, dir := range []string{s.Dir(id), s.Dir(newPrefix + id)} {
+		if _, err := os.Lstat(dir); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) freeName(name, id string) error {
+	if name == "" {
+		return nil
+	}
+	link := filepath.Join(s.names(), name)
+	if owner, err := os.Readlink(link); err != nil || owner != id {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Adopt makes a handle of a container whose lock was donated to this process.
+func (s *Store) Adopt(rec Record, lock *os.File) *Handle {
+	return &Handle{Record: rec, dir: s.Dir(rec.ID), lock: lock, s: s}
+}
+
+// Lock takes the lock of a container that has no monitor. It returns ErrBusy
+// when it has one.
+func (s *Store) Lock(id string) (*Handle, error) {
+	return s.lockDir(s.Dir(id))
+}
+
+func (s *Store) lockDir(dir string) (*Handle, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock container: %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrBusy
+		}
+		return nil, fmt.Errorf("lock container: %w", err)
+	}
+	rec, err := readRecord(dir)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &Handle{Record: *rec, dir: dir, lock: lock, s: s}, nil
+}
+
+// Dir is the container's directory.
+func (h *Handle) Dir() string { return h.dir }
+
+// File is the lock, to be donated to the process that carries on with it.
+func (h *Handle) File() *os.File { return h.lock }
+
+// Close gives the lock back, unless another process has got it as well.
+func (h *Handle) Close() error {
+	if h.lock == nil {
+		return nil
+	}
+	return h.lock.Close()
+}
+
+// Save writes the record. It is replaced whole: a reader sees the old one or
+// the new one.
+func (h *Handle) Save() error { return h.save(false) }
+
+// SaveDurably writes the record so that it outlives a loss of power.
+func (h *Handle) SaveDurably() error { return h.save(true) }
+
+func (h *Handle) save(durable bool) error {
+	raw, err := json.Marshal(&h.Record)
+	if err != nil {
+		return fmt.Errorf("encode record: %w", err)
+	}
+	tmp := filepath.Join(h.dir, "."+recordFile)
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	_, err = f.Write(raw)
+	if err == nil && durable {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(h.dir, recordFile)); err != nil {
+		return fmt.Errorf("write record: %w", err)
+	}
+	return nil
+}
+
+// Remove frees the container's name and removes its directory. Files of other
+// ids must be gone already (they need a user namespace). The directory is
+// renamed first, so that no half of it is ever found under its id.
+func (h *Handle) Remove() error {
+	gone := h.s.Dir(newPrefix + h.ID)
+	if h.dir != gone {
+		if err := os.Rename(h.dir, gone); err != nil {
+			return fmt.Errorf("remove container: %w", err)
+		}
+		h.dir = gone
+	}
+	if err := errors.Join(h.s.freeName(h.Name, h.ID), os.RemoveAll(gone)); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	return nil
+}
+
+func readRecord(dir string) (*Record, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read record: %w", err)
+	}
+	rec := &Record{}
+	if err := json.Unmarshal(raw, rec); err != nil {
+		return nil, fmt.Errorf("read record %s: %w", dir, err)
+	}
+	return rec, nil
+}
