@@ -1,0 +1,135 @@
+package userns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Error is a failure with a known cure.
+type Error struct {
+	Op   string // what was tried: "create a user namespace"
+	Err  error  // why it did not work
+	Cure string // what to do; "" if nobody knows
+}
+
+func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Hint returns the cure for display.
+func (e *Error) Hint() string { return e.Cure }
+
+func cureOf(err error) string {
+	if h := (interface{ Hint() string })(nil); errors.As(err, &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+// limits are the settings of a machine that forbid user namespaces.
+type limits struct {
+	kernelSupport    bool   // /proc/self/ns/user exists
+	maxNamespaces    string // user.max_user_namespaces
+	unprivClone      string // kernel.unprivileged_userns_clone (Debian)
+	apparmorRestrict string // kernel.apparmor_restrict_unprivileged_userns (Ubuntu)
+	seccomp          string // mode in /proc/self/status: "2" is a filter
+	chrooted         bool
+}
+
+func readLimits() limits {
+	_, err := os.Stat("/proc/self/ns/user")
+	return limits{
+		kernelSupport:    !errors.Is(err, fs.ErrNotExist),
+		maxNamespaces:    sysctl("user/max_user_namespaces"),
+		unprivClone:      sysctl("kernel/unprivileged_userns_clone"),
+		apparmorRestrict: sysctl("kernel/apparmor_restrict_unprivileged_userns"),
+		seccomp:          statusField("Seccomp"),
+		chrooted:         chrooted(),
+	}
+}
+
+func sysctl(name string) string {
+	data, err := os.ReadFile("/proc/sys/" + name)
+	if err != nil {
+		return "" // the kernel has no such setting, or /proc is masked
+	}
+	return strings.TrimSpace(string(data))
+}
+
+// statusField returns a field of /proc/self/status, "" if it cannot be read.
+func statusField(name string) string {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// capStatus says whether a set in /proc/self/status, such as CapEff, holds c.
+func capStatus(set string, c uint) bool {
+	v, err := strconv.ParseUint(statusField(set), 16, 64)
+	return err == nil && v&(1<<c) != 0
+}
+
+// chrooted says whether the root directory is not the root of a mount. The kernel
+// refuses user namespaces to a chrooted process (create_user_ns), since it could
+// leave its root by means of its new capabilities.
+func chrooted() bool {
+	var stx unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_BASIC_STATS, &stx); err != nil {
+		return false
+	}
+	return stx.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && stx.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0
+}
+
+const opCreate = "create a user namespace"
+
+// explainClone names the setting behind an errno of clone(CLONE_NEWUSER).
+func explainClone(err error, l limits) error {
+	wrap := func(cause, cure string) error {
+		return &Error{Op: opCreate, Err: fmt.Errorf("%s: %w", cause, err), Cure: cure}
+	}
+	switch {
+	case !l.kernelSupport:
+		return wrap("this kernel has none", "use a kernel built with CONFIG_USER_NS")
+	case errors.Is(err, unix.ENOSPC) && l.maxNamespaces == "0":
+		return wrap("user.max_user_namespaces is 0", "as root: sysctl -w user.max_user_namespaces=15000, and a line in /etc/sysctl.d to keep it")
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
+		return wrap("too many are in use, or more than 32 are nested", "as root: raise user.max_user_namespaces (now "+l.maxNamespaces+")")
+	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOSYS):
+		return &Error{Op: "start a process in a new user namespace", Err: err}
+	case l.unprivClone == "0":
+		return wrap("kernel.unprivileged_userns_clone is 0", "as root: sysctl -w kernel.unprivileged_userns_clone=1, and a line in /etc/sysctl.d to keep it")
+	case l.seccomp == "2":
+		return wrap("the seccomp filter around this process forbids it", "start the outer container with --security-opt seccomp=unconfined (docker, podman) or seccompProfile: Unconfined (Kubernetes)")
+	case l.chrooted:
+		return wrap("this process lives in a chroot", "run urun outside of it, or enter the directory with pivot_root (systemd-nspawn, unshare --root) instead")
+	case l.apparmorRestrict == "1":
+		return wrap("AppArmor restricts it (kernel.apparmor_restrict_unprivileged_userns is 1)", cureAppArmor)
+	}
+	return wrap("a security module or the kernel's settings forbid it", "")
+}
+
+const cureAppArmor = "as root: an AppArmor profile for urun that contains `userns,` or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+
+// explainWrite names the setting behind an errno of a write to uid_map by our own
+// hand.
+func explainWrite(file string, err error, l limits) error {
+	op := "write " + file
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		if l.apparmorRestrict == "1" {
+			return &Error{Op: op, Err: fmt.Errorf("AppArmor restricts user namespaces: %w", err), Cure: cureAppArmor}
+		}
+	}
+	return &Error{Op: op, Err: err}
+}
