@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -124,6 +125,7 @@ func violations(p pkg) (bad []error) {
 func list(t *testing.T) []pkg {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Dir,Imports,Deps,GoFiles,Error", module+"/...")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile builds
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
