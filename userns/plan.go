@@ -40,11 +40,6 @@ type host struct {
 	helpers                error   // why newuidmap and newgidmap cannot be used; nil if they can
 }
 
-// keepsAll says whether all ids stay as they are: root without a grant.
-func (h host) keepsAll() bool {
-	return h.direct && (len(h.subUIDs) == 0 || len(h.subGIDs) == 0)
-}
-
 // Plan turns a request into the map that this user can have on this machine.
 // Without subordinate ids, or where newuidmap is missing or powerless, ModeAuto,
 // ModeHost and ModeKeepID come down to a single id and Map.Note says why;
@@ -71,10 +66,7 @@ func plan(req Request, id Identity, h host) (Map, error) {
 	uid, gid := uint32(id.UID), uint32(id.GID)
 	inUID, inGID := uint32(0), uint32(0)
 	switch req.Mode {
-	case ModeMap:
-		return planExplicit(req, id, h)
-	case ModeSingle:
-		return Map{UIDs: one(0, uid), GIDs: one(0, gid)}, nil
+	case "", ModeAuto, ModeHost:
 	case ModeKeepID:
 		inUID, inGID = uid, gid
 		if req.UID != nil {
@@ -83,21 +75,25 @@ func plan(req Request, id Identity, h host) (Map, error) {
 		if req.GID != nil {
 			inGID = *req.GID
 		}
-		if h.keepsAll() && inUID == uid && inGID == gid {
-			return Map{UIDs: identity(h.parentUIDs), GIDs: identity(h.parentGIDs)}, nil
-		}
-	case "", ModeAuto, ModeHost:
-		if h.keepsAll() || (h.direct && req.Mode == ModeHost) {
-			return Map{UIDs: identity(h.parentUIDs), GIDs: identity(h.parentGIDs)}, nil
-		}
+	case ModeSingle:
+		return Map{UIDs: one(0, uid), GIDs: one(0, gid)}, nil
+	case ModeMap:
+		return planExplicit(req, id, h)
 	default:
 		return Map{}, fmt.Errorf("plan the id map: unknown mode %q", req.Mode)
 	}
-	uids := clamp(subtract(h.subUIDs, SubRange{uid, 1}), h.parentUIDs)
-	gids := clamp(subtract(h.subGIDs, SubRange{gid, 1}), h.parentGIDs)
+	uids, gids := h.available(id)
 	m := Map{UIDs: one(inUID, uid), GIDs: one(inGID, gid)}
+	none := len(uids) == 0 || len(gids) == 0
 	switch {
-	case len(uids) == 0 || len(gids) == 0:
+	case h.direct && inUID == uid && inGID == gid && (none || (req.Mode == ModeHost)):
+		m.UIDs, m.GIDs = identity(h.parentUIDs), identity(h.parentGIDs)
+	case none && h.direct && h.nested():
+		// A container's processes may share out what the container was given.
+		all := []SubRange{{0, 1<<32 - 1}}
+		m.UIDs = around(inUID, uid, clamp(subtract(all, SubRange{uid, 1}), h.parentUIDs))
+		m.GIDs = around(inGID, gid, clamp(subtract(all, SubRange{gid, 1}), h.parentGIDs))
+	case none:
 		m.Note = noRanges(id, h)
 	case !h.direct && h.helpers != nil:
 		m.Note = "single id: " + h.helpers.Error()
@@ -105,6 +101,18 @@ func plan(req Request, id Identity, h host) (Map, error) {
 		m.UIDs, m.GIDs = around(inUID, uid, uids), around(inGID, gid, gids)
 	}
 	return m, errors.Join(validate("uid", m.UIDs), validate("gid", m.GIDs))
+}
+
+// available returns the granted ids that exist in this user namespace, without
+// the user's own.
+func (h host) available(id Identity) (uids, gids []SubRange) {
+	return clamp(subtract(h.subUIDs, SubRange{uint32(id.UID), 1}), h.parentUIDs),
+		clamp(subtract(h.subGIDs, SubRange{uint32(id.GID), 1}), h.parentGIDs)
+}
+
+// nested says whether this process is in another user namespace than the first.
+func (h host) nested() bool {
+	return len(h.parentUIDs) != 1 || h.parentUIDs[0] != Range{0, 0, 1<<32 - 1}
 }
 
 func noRanges(id Identity, h host) string {

@@ -32,10 +32,10 @@ func TestMain(m *testing.M) {
 
 var stages = map[string]func() error{
 	"__report":  childReport,
-	"__exit":    func() error { return errors.New("ends at once") },
 	"__exe":     childExe,
 	"__wait":    func() error { _, err := io.Copy(io.Discard, os.Stdin); return err },
 	"__pdeath":  childPdeath,
+	"__nested":  childNested,
 	"__nothing": func() error { return nil },
 }
 
@@ -89,6 +89,69 @@ func childReport() error {
 	}
 	r.AmbAfterDrop = statusField("CapAmb")
 	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+// childNested does within a user namespace what urun does outside: plan and start.
+func childNested() error {
+	if err := waitForParent(); err != nil {
+		return err
+	}
+	m, err := Plan(Request{}, Current())
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command("/proc/self/exe", "__report")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("go\n"), os.Stdout, os.Stderr
+	// The message may come before the maps here, so the child's view of them may
+	// be early; what counts is that Start succeeds and the child has power.
+	if err := Start(cmd, m, syscall.CLONE_NEWNS|syscall.CLONE_NEWUTS); err != nil {
+		return err
+	}
+	return cmd.Wait()
+}
+
+func TestStartWorksWithinAUserNamespace(t *testing.T) {
+	needUserNS(t)
+	for _, mode := range []string{ModeAuto, ModeSingle, ModeKeepID} {
+		m, err := Plan(Request{Mode: mode}, Current())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := self(t, "__nested")
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out strings.Builder
+		cmd.Stdout = &out
+		if err := Start(cmd, m, syscall.CLONE_NEWNS); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(stdin, "go\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Fatalf("mode %s (%s): %v", mode, m, err)
+		}
+		t.Log(mode, m, strings.TrimSpace(out.String()))
+	}
+}
+
+func TestAChildThatEndsAtOnceIsReported(t *testing.T) {
+	needUserNS(t)
+	id := Current()
+	// Whether the maps are written before or after its end is a matter of luck;
+	// both must leave a reaped or reapable child and a plain error.
+	for range 20 {
+		cmd := exec.Command("/bin/false")
+		err := Start(cmd, Map{UIDs: one(0, uint32(id.UID)), GIDs: one(0, uint32(id.GID))}, 0)
+		if err == nil {
+			err = cmd.Wait()
+		}
+		if err == nil || cmd.ProcessState == nil {
+			t.Fatal(err, cmd.ProcessState)
+		}
+	}
 }
 
 func self(t testing.TB, stage string) *exec.Cmd {
