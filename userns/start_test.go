@@ -36,6 +36,8 @@ var stages = map[string]func() error{
 	"__wait":    func() error { _, err := io.Copy(io.Discard, os.Stdin); return err },
 	"__pdeath":  childPdeath,
 	"__nested":  childNested,
+	"__limits":  childLimits,
+	"__plan":    childPlan,
 	"__nothing": func() error { return nil },
 }
 
