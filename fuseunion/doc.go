@@ -1,0 +1,75 @@
+// Package fuseunion serves the layers of a container image as one read-only
+// file system, without ever unpacking them.
+//
+// # The three steps
+//
+// Ingest. IndexTar reads one uncompressed layer tar, once, from front to back.
+// It copies the bytes to a data file as they are and writes a binary index of
+// what it saw: names, owners, modes, times, links, extended attributes, and for
+// each file where its bytes lie in the tar. A layer is these two files, whatever
+// it holds. Nothing of the tar is ever created on a file system, so it cannot
+// write outside anything, and its owners need no privilege to be remembered.
+//
+// Merge. MergeTree applies the indexes of an image's layers to one another,
+// bottom first, whiteouts and opaque directories included, and writes the
+// result as one immutable tree. It is done once for an image; afterwards a
+// lookup costs the same for one layer as for a hundred.
+//
+// Serve. OpenTree maps the tree (nothing is scanned), Mount makes a FUSE mount
+// that is attached nowhere, Serve answers its requests from the mapped tree and
+// reads file bytes at their offsets in the tars. Mount and Serve may run in two
+// processes of one user namespace: the one that mounts hands the device's
+// descriptor to the one that serves.
+//
+// # The format
+//
+// A layer index and a merged tree share one format (format.go): a header, then
+// checksums of every 16 KiB block of what follows, then arrays of fixed-size
+// records. Opening checks the header and the table of checksums; a block is
+// checked when it is first touched, so that opening costs the same for a small
+// and a large tree. Every index and offset found in a record is checked against
+// the section it points into when it is used. A damaged file therefore gives
+// ErrDamaged (EIO to the reader of the mount), never a wrong answer or a panic.
+//
+// Names in a directory are sorted by their bytes, and a lookup is a binary
+// search over the mapped records. Node numbers are given in breadth-first
+// order: the children of a directory lie side by side, as does what READDIRPLUS
+// asks for. The node number plus one is the inode number and the FUSE node id,
+// so the server keeps no state for a node and FORGET has nothing to free.
+//
+// # What a layer may hold
+//
+// Sparse files of all GNU formats become extents into the tar. Hard links share
+// a node; a link whose target is in a lower layer is noted as a path by IndexTar
+// and bound by MergeTree. A parent directory that the tar does not list is made
+// up (0755, root) and marked as implicit, so that over a lower directory it adds
+// entries and leaves the metadata alone. Over a lower symbolic link an implicit
+// directory means the directory the link leads to, resolved inside the tree, as
+// an unpacker that writes through the link would have it; a listed directory
+// replaces the link.
+//
+// Whiteouts (".wh.NAME") and opaque markers (".wh..wh..opq") hide entries of lower
+// layers only, wherever in the tar they stand. Other names that begin with
+// ".wh..wh." are aufs's bookkeeping and are left out.
+//
+// Whatever a well-made layer does not hold is an error that names the entry:
+// absolute names, "..", names that pass through a link or a file of their own
+// layer, a name given twice, links to nowhere, sizes and numbers out of range.
+//
+// # Caching
+//
+// Nothing below a mount ever changes, so every entry, negative entry and
+// attribute is valid for ever and the page cache is never dropped. OPEN and
+// OPENDIR are answered with ENOSYS once, after which the kernel opens files
+// without asking. Extended attributes are answered with ENOSYS when no node of
+// the tree has one: the kernel then stops asking for the life of the mount,
+// which saves a request per file and pass.
+//
+// # Deadlocks
+//
+// A process that serves must not touch its own mount (it would wait for itself)
+// and must not fork while it holds the device: a child that copies the
+// descriptor keeps the connection alive after the server's death. The mount is
+// made detached and belongs in the mount namespace of the container alone. If
+// the server dies, the kernel answers ENOTCONN to whoever waits.
+package fuseunion

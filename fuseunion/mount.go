@@ -1,0 +1,79 @@
+package fuseunion
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// MountOptions name the mount in /proc/self/mountinfo.
+type MountOptions struct {
+	Source  string // default "urun"
+	Subtype string // the type is shown as fuse.Subtype; default "urun"
+}
+
+// Mount makes a read-only FUSE mount for an open /dev/fuse and returns the
+// descriptor of it, detached: it is visible nowhere until the caller attaches it
+// (move_mount) or hands it to an overlay. The caller needs CAP_SYS_ADMIN in the
+// user namespace that owns its mount namespace, and must have opened dev in that
+// user namespace: the kernel refuses a device opened in another. Needs Linux 5.2;
+// in a user namespace other than the first, what is mounted so works from 4.18 on.
+//
+// Mount does not wait for the server: requests queue until Serve reads them.
+func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
+	fsfd, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen fuse: %w", err)
+	}
+	defer unix.Close(fsfd)
+	if opt.Source == "" {
+		opt.Source = "urun"
+	}
+	if opt.Subtype == "" {
+		opt.Subtype = "urun"
+	}
+	fd, err := rawFD(dev)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range []struct{ key, value string }{
+		{"source", opt.Source},
+		{"subtype", opt.Subtype},
+		{"fd", strconv.Itoa(fd)},
+		{"rootmode", "40000"},
+		{"user_id", "0"},
+		{"group_id", "0"},
+	} {
+		if err := unix.FsconfigSetString(fsfd, s.key, s.value); err != nil {
+			return nil, fmt.Errorf("fsconfig fuse %s=%s: %w", s.key, s.value, err)
+		}
+	}
+	// allow_other: every process of the user namespace and of those below it.
+	// default_permissions: the kernel decides by the owners and modes served.
+	for _, flag := range []string{"allow_other", "default_permissions", "ro"} {
+		if err := unix.FsconfigSetFlag(fsfd, flag); err != nil {
+			return nil, fmt.Errorf("fsconfig fuse %s: %w", flag, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fsfd); err != nil {
+		return nil, fmt.Errorf("create fuse superblock: %w", err)
+	}
+	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOATIME)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount fuse: %w", err)
+	}
+	return os.NewFile(uintptr(mfd), "fuse mount"), nil
+}
+
+// rawFD returns the number of a descriptor without changing its mode, which Fd
+// may do.
+func rawFD(f *os.File) (fd int, err error) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	err = c.Control(func(n uintptr) { fd = int(n) })
+	return fd, err
+}

@@ -1,0 +1,179 @@
+package fuseunion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// IDRange is a run of user or group ids.
+type IDRange struct{ First, Count uint32 }
+
+// ServeOptions say how a tree is shown.
+type ServeOptions struct {
+	// The ids that are mapped in the mount's user namespace, as seen inside it; none
+	// means all. An inode with another owner would be of no use: nothing may be
+	// written to it or copied up from it (EOVERFLOW).
+	UIDs, GIDs []IDRange
+	// What the kernel is told instead of an id that is not mapped.
+	SquashUID, SquashGID uint32
+
+	Readers int          // goroutines that answer requests; default max(2, CPUs)
+	Log     *slog.Logger // default: silent
+}
+
+const (
+	maxRequest = 1 << 20 // of file data in one READ
+	// FUSE_MIN_READ_BUFFER is 8192; no request to a read-only file system is larger
+	// than a name, and the kernel refuses a buffer smaller than max_write plus a
+	// header (fuse_dev_do_read).
+	requestBuffer = maxRequest + 4096
+	replyBuffer   = maxRequest + 4096
+)
+
+// Serve answers the requests of a mount that Mount made for dev, until the mount
+// goes away, and then returns nil. When ctx ends it stops answering and returns
+// ctx's error; requests then wait until dev is closed. It does not close dev.
+//
+// Of the extended attributes it shows user.*, security.capability and POSIX ACLs;
+// not user.overlay.*, with which a layer could give orders to an overlayfs above,
+// nor other security.* and trusted.* names, which nothing in a user namespace may
+// set, so that overlayfs could not copy such a file up.
+func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) error {
+	if opt.Readers <= 0 {
+		opt.Readers = max(2, runtime.NumCPU())
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	fd, err := rawFD(dev)
+	if err != nil {
+		return err
+	}
+	// Go opens devices non-blocking; a reader must sleep in read(2).
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return fmt.Errorf("set fuse device blocking: %w", err)
+	}
+	s := &server{fd: fd, ps: newProtocol(tree, opt)}
+	stop := context.AfterFunc(ctx, s.interrupt)
+	defer stop()
+	errs := make([]error, opt.Readers)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = s.loop() })
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if s.stopped.Load() {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+func newProtocol(tree *Tree, opt ServeOptions) *fuse.ProtocolServer {
+	logger := slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn)
+	return fuse.NewProtocolServer(newRawFS(tree, opt), &fuse.MountOptions{
+		Name:                     "urun",
+		MaxWrite:                 maxRequest,
+		MaxReadAhead:             maxRequest,
+		MaxBackground:            64,
+		EnableSymlinkCaching:     true,
+		ExplicitDataCacheControl: true,
+		EnableAcl:                tree.m.hdr.flags&headerHasACLs != 0,
+		// With no attribute anywhere ENOSYS ends all questions about them.
+		DisableXAttrs: tree.m.hdr.flags&headerHasXattrs == 0,
+		Logger:        logger,
+		PanicHandler:  panicHandler(logger),
+	})
+}
+
+// panicHandler turns a panic in the answer to one request into EIO for whoever
+// asked: a page of the tree that cannot be read (SIGBUS) is one.
+func panicHandler(logger *log.Logger) func(any) fuse.Status {
+	return func(obj any) fuse.Status {
+		logger.Printf("answer a fuse request: %v\n%s", obj, debug.Stack())
+		return fuse.EIO
+	}
+}
+
+type server struct {
+	fd      int
+	ps      *fuse.ProtocolServer
+	stopped atomic.Bool
+}
+
+// loop reads and answers requests. Its buffers are its own, so that nothing is
+// allocated or locked between a read and the reply.
+func (s *server) loop() error {
+	// A mapped page whose file was cut short or whose disk fails gives SIGBUS: here
+	// it becomes a panic that the protocol server catches.
+	debug.SetPanicOnFault(true)
+	in := make([]byte, requestBuffer)
+	out := make([]byte, replyBuffer)
+	ins, outs := make([][]byte, 1), [][]byte{out}
+	for {
+		n, err := unix.Read(s.fd, in)
+		switch {
+		case err == nil:
+		case err == unix.ENODEV: // unmounted, or aborted by the administrator
+			return nil
+		case err == unix.EINTR, err == unix.ENOENT: // ENOENT: the request was interrupted meanwhile
+			continue
+		case err == unix.EAGAIN:
+			if s.stopped.Load() {
+				return nil
+			}
+			return errors.New("fuse device is set non-blocking by another")
+		default:
+			return fmt.Errorf("read fuse device: %w", err)
+		}
+		ins[0] = in[:n]
+		m, status := s.ps.HandleRequest(ins, outs)
+		if status != fuse.OK {
+			return fmt.Errorf("fuse request of %d bytes: %v", n, status)
+		}
+		if m == 0 {
+			continue
+		}
+		if _, err := unix.Write(s.fd, out[:m]); err != nil {
+			// ENOENT: whoever asked was interrupted and is gone.
+			if err == unix.ENODEV || err == unix.ENOENT || err == unix.EINTR {
+				continue
+			}
+			return fmt.Errorf("write fuse device: %w", err)
+		}
+	}
+}
+
+// interrupt ends the loops. A read that sleeps is restarted after a signal
+// (SA_RESTART) and then sees that the device is non-blocking.
+func (s *server) interrupt() {
+	s.stopped.Store(true)
+	if err := unix.SetNonblock(s.fd, true); err != nil {
+		return // the device is closed, and with it the loops are ended
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for _, t := range tasks {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			// SIGURG is the Go runtime's own, and harmless where it is not awaited. A
+			// thread that has ended meanwhile needs none.
+			_ = unix.Tgkill(unix.Getpid(), tid, unix.SIGURG)
+		}
+	}
+}
