@@ -1,0 +1,5 @@
+package slirp
+
+const trafficArg = "__traffic"
+
+func traffic([]string) int { return 0 }

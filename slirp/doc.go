@@ -1,0 +1,63 @@
+// Package slirp is the network of a container that needs no privilege: a TCP/IP stack in a process of the host's
+// network namespace (gVisor's netstack), joined to the container by a TUN device.
+//
+// # Two processes
+//
+//	container's network namespace            host's network namespace
+//	Configure: lo, tun0, addresses, routes   Listen: published ports are bound
+//	      |                                        |
+//	      +------------- TUN fd ------------> Attach: stack on the TUN
+//	                                               Lockdown: nothing more is needed
+//	                                               Serve: packets, until the end
+//
+// Configure runs in the container's init, on a locked OS thread with CAP_NET_ADMIN over its network namespace.
+// It does everything in one netlink message and waits for nothing. New (or Listen and Attach) and Serve run in
+// the helper, which holds all policy and all host sockets and no capability.
+//
+// The TUN keeps its network namespace alive as long as anybody holds its fd (tun_chr_open takes a reference), so
+// the helper does not see the container end: whoever started it cancels Serve's context or kills it. A helper that
+// died can be replaced by a new one on another descriptor of the same TUN. No state is carried over: the new
+// stack answers segments of the old one's connections with resets.
+//
+// # What happens to a packet
+//
+// Each packet read from the TUN is first held against the policy (policy.go), the only place where
+// addresses are judged:
+//
+//   - The source must be the container's own address.
+//   - The gateway and the resolver are the stack's own. With AllowHostLoopback the gateway stands for the host's
+//     127.0.0.1 and ::1; without it, it refuses like a host on which nobody listens.
+//   - Loopback, link-local and unspecified destinations are answered with "administratively prohibited", in
+//     every form in which they can be written: v4-mapped, v4-compatible, behind a NAT64 or 6to4 prefix. So
+//     are other addresses of the TUN's own prefix. Groups are dropped.
+//   - Everything else, the host's own addresses included, is reached as from a process of the user on the host.
+//
+// TCP goes through netstack. The SYN waits until the host side is connected, so refused is a reset and
+// unreachable is an ICMP message inside, as outside. Each flow is two goroutines that move bytes between the two
+// sockets, without a buffer of their own while they wait. Memory is bounded by the two sockets' buffers; a slow
+// reader on one side closes the window of the other. FIN and RST are passed on as what they are.
+//
+// UDP goes past netstack, except for reassembly of fragments: one connected host socket for each flow, closed
+// when idle. ICMP errors on it come back inside. Echo requests go out through ping sockets where
+// net.ipv4.ping_group_range lets the user have them; an answer is never made up.
+//
+// DNS to the resolver's address is handed to the host's resolvers message for message, after the configured names.
+//
+// # Published ports
+//
+// A connection to a published port is accepted on the host and made again through the stack from the client's own
+// address, so that servers inside see who calls. A client that the container could not answer at its own address (one
+// on the host's loopback, a link-local one, one in the TUN's prefix) appears as the gateway. The same goes for
+// datagrams, whose answers leave from the address that the client had sent to.
+//
+// # Segmentation offload
+//
+// The TUN has virtio headers (link.go): the kernel hands over and takes TCP segments of up to 64 KiB whatever the
+// MTU, with the checksum left out. That is why an MTU of 1500 costs nothing here, and larger ones, which make
+// black holes for UDP, are not needed.
+//
+// # Bounds
+//
+// Flows, half-open connections, queries and bytes in flight have limits (Config). Over them, a SYN or datagram is
+// dropped and comes again; established flows are not touched.
+package slirp

@@ -1,0 +1,5 @@
+package slirp
+
+const lockedArg = "__locked"
+
+func locked() int { return 0 }
