@@ -32,7 +32,8 @@ type Facts struct {
 	HostHostname string // for --uts=host
 	NumCPU       int    // 0: not known, counts are not checked
 	// LastCap is /proc/sys/kernel/cap_last_cap; 0: every capability known to urun.
-	LastCap int
+	LastCap  int
+	CgroupV2 bool // the unified hierarchy is mounted
 	// StdinTTY says that standard input is a terminal.
 	StdinTTY bool
 
