@@ -58,29 +58,37 @@ func (s *Store) explainSpace(err error) error {
 }
 
 func (s *Store) fetchLayer(ctx context.Context, w *workDir, b blob, diffID digest.Digest, m *meter) (*lockFile, error) {
+	dir, err := writeLayer(w, func(data, index io.Writer) error {
+		return streamLayer(ctx, b, diffID, m, data, index)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.publish(filepath.Join(dir, "data"), dir, s.layerDir(diffID))
+}
+
+// writeLayer makes the directory of a layer in w, ready to be renamed to its place.
+func writeLayer(w *workDir, stream func(data, index io.Writer) error) (string, error) {
 	dir := filepath.Join(w.dir, "layer")
 	if err := os.Mkdir(dir, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	data, err := createFile(filepath.Join(dir, "data"))
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	index, err := createFile(filepath.Join(dir, "index"))
 	if err != nil {
-		return nil, errors.Join(err, data.Close())
+		return "", errors.Join(err, data.Close())
 	}
-	err = streamLayer(ctx, b, diffID, m, &spaceGuard{f: data}, index)
+	err = stream(&spaceGuard{f: data}, index)
 	if err == nil {
 		err = errors.Join(data.Sync(), index.Sync())
 	}
 	if err = errors.Join(err, data.Close(), index.Close()); err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
-	}
-	return s.publish(filepath.Join(dir, "data"), dir, s.layerDir(diffID))
+	return dir, syncDir(dir)
 }
 
 func createFile(path string) (*os.File, error) {
