@@ -54,7 +54,6 @@ func NewID() string {
 	return hex.EncodeToString(b[:])
 }
 
-
 // CheckName tells whether a name is one that docker would take.
 func CheckName(name string) error {
 	for i, c := range name {

@@ -1,0 +1,325 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/image"
+	"github.com/urun-dev/urun/internal/launch"
+	"github.com/urun-dev/urun/internal/monitor"
+	"github.com/urun-dev/urun/internal/spec"
+	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/userns"
+)
+
+// RunCmd is urun run.
+type RunCmd struct {
+	RunFlags
+}
+
+// Run runs a container. Its failures have docker's exit statuses: 125 for
+// urun's own, 126 and 127 for a command that can not be executed or found, and
+// the command's own else.
+func (r *RunCmd) Run(app *App) error {
+	err := r.run(app)
+	if err == nil {
+		return nil
+	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return err
+	}
+	return &runtimeError{err}
+}
+
+// runtimeError is a failure of urun itself.
+type runtimeError struct{ err error }
+
+func (e *runtimeError) Error() string { return e.err.Error() }
+func (e *runtimeError) Unwrap() error { return e.err }
+func (e *runtimeError) ExitCode() int { return exitRuntime }
+
+func (r *RunCmd) run(app *App) (err error) {
+	opts, err := r.options()
+	if err != nil {
+		return err
+	}
+	user, err := spec.ParseUserNS(opts.UserNS)
+	if err != nil {
+		return err
+	}
+	m, err := planUser(user)
+	if err != nil {
+		return err
+	}
+	app.Log.Debug("user namespace", "map", m.String(), "note", m.Note)
+	pending := launch.Begin(executable(), m)
+	started := false
+	defer func() {
+		if !started {
+			pending.Cancel()
+		}
+	}()
+	st, err := app.Containers()
+	if err != nil {
+		return err
+	}
+	src, err := app.source(opts, m)
+	if err != nil {
+		return err
+	}
+	defer src.release()
+	c, err := spec.Build(opts, src.facts(opts, m))
+	if err != nil {
+		return err
+	}
+	if err := prepareName(app, st, c); err != nil {
+		return err
+	}
+	io, err := newStreams(c)
+	if err != nil {
+		return err
+	}
+	defer io.close()
+	started = true
+	session, err := launch.Start(launch.Plan{
+		Exe: executable(), StateRoot: app.stateRoot(), Container: c,
+		ImageID: src.id, Image: src.image, Map: m, Stdio: io.files, Debug: app.Debug,
+	}, pending)
+	if err != nil {
+		return err
+	}
+	io.donated()
+	if err := writeCIDFile(c); err != nil {
+		return errors.Join(err, session.Leave())
+	}
+	if c.Detach {
+		return detached(app, c, session)
+	}
+	return io.attach(app, c, session)
+}
+
+// planUser plans the id map for --userns.
+func planUser(u spec.UserNS) (userns.Map, error) {
+	req := userns.Request{Mode: u.Mode, UID: u.UID, GID: u.GID}
+	for _, r := range u.UIDs {
+		req.UIDs = append(req.UIDs, userns.Range{Container: r.ContainerID, Host: r.HostID, Size: r.Size})
+	}
+	for _, r := range u.GIDs {
+		req.GIDs = append(req.GIDs, userns.Range{Container: r.ContainerID, Host: r.HostID, Size: r.Size})
+	}
+	return userns.Plan(req, userns.Current())
+}
+
+// detached prints the container's id once its command runs.
+func detached(app *App, c *spec.Container, session *launch.Session) error {
+	exited, err := session.AwaitStart()
+	if err != nil {
+		return err
+	}
+	if exited == nil {
+		notices(app, c, session)
+	}
+	fmt.Fprintln(app.Stdout, c.ID)
+	return session.Leave()
+}
+
+func notices(app *App, c *spec.Container, session *launch.Session) {
+	if c.Quiet {
+		return
+	}
+	for _, n := range session.Started.Notices {
+		fmt.Fprintf(app.Stderr, "urun: %s\n", n)
+	}
+}
+
+// rootSource is what a container's root is made of.
+type rootSource struct {
+	id            string
+	image         *monitor.Image
+	config        *image.Image
+	passwd, group []byte
+	name          string
+	release       func()
+}
+
+// source gets the image, or looks at the root directory.
+func (a *App) source(opts spec.Options, m userns.Map) (*rootSource, error) {
+	s := &rootSource{release: func() {}, name: opts.Image}
+	if opts.Rootfs != "" {
+		return s, s.directory(opts.Rootfs)
+	}
+	img, err := a.getImage(opts)
+	if err != nil {
+		return nil, err
+	}
+	store, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	release, err := store.Hold(img)
+	if err != nil {
+		return nil, err
+	}
+	s.release = func() {
+		// The lock ends with this process in any case.
+		_ = release()
+	}
+	s.id, s.config = img.ID.String(), img
+	s.image = &monitor.Image{Tree: img.Tree, Serve: launch.ServeOptions(m)}
+	for _, l := range img.Layers {
+		s.image.Data = append(s.image.Data, l.Data)
+	}
+	return s, s.accounts()
+}
+
+// getImage finds the image, pulling it as --pull says.
+func (a *App) getImage(opts spec.Options) (*image.Image, error) {
+	store, err := a.Store()
+	if err != nil {
+		return nil, err
+	}
+	policy := image.Policy(opts.Pull)
+	if policy == "" {
+		policy = image.PolicyMissing
+	}
+	return store.Pull(context.Background(), opts.Image, image.PullOptions{
+		Platform: opts.Platform, Policy: policy, Progress: a.progress(opts.Quiet),
+	})
+}
+
+// accounts reads the image's users and groups.
+func (s *rootSource) accounts() error {
+	tree, err := fuseunion.OpenTree(s.image.Tree, s.image.Data)
+	if err != nil {
+		return fmt.Errorf("open image: %w", err)
+	}
+	defer tree.Close()
+	for name, into := range map[string]*[]byte{"etc/passwd": &s.passwd, "etc/group": &s.group} {
+		raw, err := tree.ReadFile(name, maxAccounts)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("image: read /%s: %w", name, err)
+		}
+		*into = raw
+	}
+	return nil
+}
+
+// maxAccounts bounds an image's passwd and group files, in bytes.
+const maxAccounts = 16 << 20
+
+// directory reads the users and groups of a root directory.
+func (s *rootSource) directory(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("--rootfs: %w", err)
+	}
+	defer root.Close()
+	s.name = dir
+	for name, into := range map[string]*[]byte{"etc/passwd": &s.passwd, "etc/group": &s.group} {
+		raw, err := root.ReadFile(name)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("--rootfs: %w", err)
+		}
+		*into = raw
+	}
+	return nil
+}
+
+func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
+	me := userns.Current()
+	f := spec.Facts{
+		ContainerID: state.NewID(),
+		ImageName:   s.name,
+		Passwd:      s.passwd, Group: s.group,
+		UID: me.UID, GID: me.GID, UserName: me.Name,
+		HomeDir:    os.Getenv("HOME"),
+		HaveSubIDs: !m.Single(),
+		StdinTTY:   isTerminal(os.Stdin),
+		Host:       spec.System{},
+	}
+	f.UIDMap, f.GIDMap = idMappings(m.UIDs), idMappings(m.GIDs)
+	if s.config != nil {
+		f.Image = s.config.Config.Config
+	}
+	if name, err := os.Hostname(); err == nil {
+		f.HostHostname = name
+	}
+	return f
+}
+
+func idMappings(ranges []userns.Range) []specs.LinuxIDMapping {
+	all := make([]specs.LinuxIDMapping, len(ranges))
+	for i, r := range ranges {
+		all[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
+	}
+	return all
+}
+
+// prepareName gives the container a name, or makes room for the one it shall have.
+func prepareName(app *App, st *state.Store, c *spec.Container) error {
+	if c.Name == "" {
+		c.Name = randomName(c.ID)
+		return nil
+	}
+	if err := state.CheckName(c.Name); err != nil {
+		return err
+	}
+	if !c.Replace {
+		return nil
+	}
+	rec, err := st.Find(c.Name)
+	if errors.Is(err, state.ErrNotFound) || err == nil && rec.Name != c.Name {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return removeContainer(st, rec.ID, true)
+}
+
+// writeCIDFile writes --cidfile; one that exists may be that of another container.
+func writeCIDFile(c *spec.Container) error {
+	if c.CIDFile == "" {
+		return nil
+	}
+	f, err := os.OpenFile(c.CIDFile, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("--cidfile: %w", err)
+	}
+	_, err = f.WriteString(c.ID)
+	return errors.Join(err, f.Close())
+}
+
+// randomName is an adjective and a tree, from the container's id.
+func randomName(id string) string {
+	adjectives := strings.Fields("able bold brave bright calm clear cool eager early fair fast fine firm free fresh glad good grand happy keen kind light lively lucky merry mild neat nice noble open patient plain proud quick quiet ready rich sharp silent smart soft solid steady sunny swift tidy true warm wise witty young")
+	trees := strings.Fields("acacia alder almond apple ash aspen bamboo baobab beech birch box cacao cedar cherry chestnut cypress date ebony elder elm fig fir ginkgo hazel holly hornbeam juniper kapok larch laurel lemon lime linden mango maple mulberry myrtle oak olive osier palm peach pear pine plane plum poplar quince rowan spruce sumac tamarind teak walnut willow yew")
+	var a, b int
+	if len(id) >= 12 {
+		fmt.Sscanf(id[:12], "%6x%6x", &a, &b)
+	}
+	return fmt.Sprintf("%s_%s_%s", adjectives[a%len(adjectives)], trees[b%len(trees)], id[12:16])
+}
+
+func writable(dir string) bool {
+	for {
+		err := accessWrite(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err == nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return false
+		}
+		dir = parent
+	}
+}

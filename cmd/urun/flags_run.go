@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/urun-dev/urun/internal/spec"
+)
+
+// RunFlags are the flags of `urun run` and `urun create`, with docker's names
+// and letters. They only carry words: what these mean and which exclude each
+// other is package spec's business. `-h` is the host name, as in docker; help is --help alone.
+//
+// Everything behind IMAGE belongs to the command: "partial" passthrough ends
+// flag parsing there, and still refuses unknown flags before it.
+type RunFlags struct {
+	ProcessFlags   `embed:""`
+	FileFlags      `embed:""`
+	NetworkFlags   `embed:""`
+	NamespaceFlags `embed:""`
+	SecurityFlags  `embed:""`
+	ResourceFlags  `embed:""`
+	ImageFlags     `embed:""`
+
+	ImageAndCommand []string `arg:"" optional:"" passthrough:"partial" name:"image" help:"Image, and the command to run in it instead of the image's own. With --rootfs all of it is the command."`
+}
+
+// ProcessFlags say what runs and who watches it.
+type ProcessFlags struct {
+	Interactive bool `short:"i" group:"Process" help:"Keep standard input open."`
+	TTY         bool `name:"tty" short:"t" group:"Process" help:"Give the command a terminal."`
+	Detach      bool `short:"d" group:"Process" help:"Leave the container running and print its id."`
+	Rm          bool `name:"rm" group:"Process" help:"Remove the container when it ends."`
+	Init        bool `group:"Process" help:"Run the command below an init that reaps orphans."`
+	SigProxy    bool `name:"sig-proxy" default:"true" negatable:"" group:"Process" help:"Pass signals on to the command."`
+
+	Name    string `placeholder:"NAME" group:"Process" help:"Name of the container."`
+	Replace bool   `group:"Process" help:"Remove a container of this name first."`
+	CIDFile string `name:"cidfile" placeholder:"FILE" group:"Process" help:"Write the id to a new file."`
+
+	Env        []string `short:"e" sep:"none" placeholder:"NAME[=VALUE]" group:"Process" help:"Set a variable; without a value, take it from here."`
+	EnvFile    []string `sep:"none" placeholder:"FILE" group:"Process" help:"Read variables from a file, one a line."`
+	Workdir    string   `short:"w" placeholder:"DIR" group:"Process" help:"Working directory inside."`
+	User       string   `short:"u" placeholder:"USER[:GROUP]" group:"Process" help:"Name or id inside."`
+	GroupAdd   []string `sep:"none" placeholder:"GROUP" group:"Process" help:"Additional group; keep-groups keeps your own."`
+	Entrypoint *string  `placeholder:"WORD" group:"Process" help:"Replace the image's entrypoint; empty to have none."`
+
+	StopSignal  string   `placeholder:"SIGNAL" group:"Process" help:"Signal that stops the container."`
+	StopTimeout *int     `placeholder:"SECONDS" group:"Process" help:"Time from there to SIGKILL; -1 waits for ever."`
+	Timezone    string   `aliases:"tz" placeholder:"ZONE" group:"Process" help:"Time zone inside, such as Europe/Berlin; local for the machine's."`
+	Label       []string `short:"l" sep:"none" placeholder:"KEY=VALUE" group:"Process" help:"Label of the container."`
+	LabelFile   []string `sep:"none" placeholder:"FILE" group:"Process" help:"Read labels from a file, one a line."`
+	Annotation  []string `sep:"none" placeholder:"KEY=VALUE" group:"Process" help:"Annotation in the container's OCI spec."`
+	LogLevel    string   `placeholder:"LEVEL" group:"Process" help:"Say what is done: debug, info, warn or error."`
+}
+
+// FileFlags say what the command finds in its file system.
+type FileFlags struct {
+	Volume   []string `short:"v" sep:"none" placeholder:"[SRC:]DST[:OPT]" group:"Files" help:"Mount a directory of the host (absolute, or from ./) or a named volume."`
+	Mount    []string `sep:"none" placeholder:"KEY=VALUE,..." group:"Files" help:"Mount with type=bind, volume or tmpfs."`
+	Tmpfs    []string `sep:"none" placeholder:"DST[:OPT]" group:"Files" help:"Mount a directory in memory."`
+	ReadOnly bool     `name:"read-only" group:"Files" help:"Mount the image read-only."`
+	ShmSize  string   `placeholder:"SIZE" group:"Files" help:"Size of /dev/shm, 64m by default."`
+	Device   []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
+	Storage  string   `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay or fuse."`
+	Volatile bool     `group:"Files" help:"Do not make the container's files outlive a power failure."`
+}
+
+// NetworkFlags say how the container reaches the world and is reached.
+type NetworkFlags struct {
+	Network    string   `aliases:"net" placeholder:"MODE" group:"Network" help:"slirp[:OPTION=VALUE,...], none, host or container:NAME."`
+	Publish    []string `short:"p" sep:"none" placeholder:"[[IP:]HOST:]PORT" group:"Network" help:"Publish a port, or a range of them, of the container."`
+	PublishAll bool     `short:"P" group:"Network" help:"Publish all ports that the image exposes."`
+	Hostname   string   `short:"h" placeholder:"NAME" group:"Network" help:"Host name inside."`
+	Domainname string   `placeholder:"NAME" group:"Network" help:"NIS domain name inside."`
+	DNS        []string `name:"dns" sep:"none" placeholder:"IP" group:"Network" help:"DNS server."`
+	DNSSearch  []string `name:"dns-search" sep:"none" placeholder:"DOMAIN" group:"Network" help:"DNS search domain; . for none."`
+	DNSOption  []string `name:"dns-option" aliases:"dns-opt" sep:"none" placeholder:"OPTION" group:"Network" help:"Resolver option, see resolv.conf(5)."`
+	AddHost    []string `sep:"none" placeholder:"NAME:IP" group:"Network" help:"Line for /etc/hosts."`
+}
+
+// NamespaceFlags say what is shared, and with whom.
+type NamespaceFlags struct {
+	UserNS   string `name:"userns" placeholder:"MODE" group:"Namespaces" help:"auto, host, keep-id[:uid=N,gid=N], single, map:CONTAINER:HOST:SIZE,... or container:NAME."`
+	PID      string `name:"pid" placeholder:"MODE" group:"Namespaces" help:"private, host or container:NAME."`
+	IPC      string `name:"ipc" placeholder:"MODE" group:"Namespaces" help:"private, host or container:NAME."`
+	UTS      string `name:"uts" placeholder:"MODE" group:"Namespaces" help:"private, host or container:NAME."`
+	CgroupNS string `name:"cgroupns" placeholder:"MODE" group:"Namespaces" help:"private, host or container:NAME."`
+}
+
+// SecurityFlags say what the command may do.
+type SecurityFlags struct {
+	CapAdd      []string `placeholder:"CAP" group:"Security" help:"Add a capability within the user namespace, or ALL."`
+	CapDrop     []string `placeholder:"CAP" group:"Security" help:"Drop a capability, or ALL."`
+	SecurityOpt []string `sep:"none" placeholder:"OPTION" group:"Security" help:"seccomp=FILE|unconfined, no-new-privileges, mask=PATH:..., unmask=PATH:...|ALL."`
+	Privileged  bool     `group:"Security" help:"All capabilities, no seccomp filter, all paths and your devices: no more than you may do yourself."`
+	Sysctl      []string `sep:"none" placeholder:"NAME=VALUE" group:"Security" help:"Kernel parameter of the container's namespaces."`
+}
+
+// ResourceFlags say how much the container may use.
+type ResourceFlags struct {
+	Memory            string   `short:"m" placeholder:"SIZE" group:"Resources" help:"Limit of memory."`
+	MemorySwap        string   `placeholder:"SIZE" group:"Resources" help:"Limit of memory and swap together; -1 for unlimited swap."`
+	MemoryReservation string   `placeholder:"SIZE" group:"Resources" help:"Memory that is reclaimed last."`
+	CPUs              string   `name:"cpus" placeholder:"NUMBER" group:"Resources" help:"Number of CPUs, such as 1.5."`
+	CPUShares         int64    `name:"cpu-shares" short:"c" placeholder:"N" group:"Resources" help:"Weight against others, 1024 being normal."`
+	CPUQuota          int64    `name:"cpu-quota" placeholder:"µs" group:"Resources" help:"CPU time a period."`
+	CPUPeriod         int64    `name:"cpu-period" placeholder:"µs" group:"Resources" help:"Length of the period."`
+	CPUSet            string   `name:"cpuset-cpus" placeholder:"LIST" group:"Resources" help:"CPUs to run on, such as 0-2,4."`
+	PidsLimit         *int64   `placeholder:"N" group:"Resources" help:"Limit of processes; -1 for none."`
+	Ulimit            []string `sep:"none" placeholder:"NAME=SOFT[:HARD]" group:"Resources" help:"Resource limit of the command, see getrlimit(2)."`
+	Cgroups           string   `placeholder:"MODE" group:"Resources" help:"try (the default), enforce or disabled."`
+}
+
+// ImageFlags say where the image comes from.
+type ImageFlags struct {
+	Pull     string `placeholder:"WHEN" group:"Image" help:"missing (the default), always, never or newer."`
+	Platform string `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
+	Rootfs   string `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
+	Quiet    bool   `short:"q" group:"Image" help:"Show no progress."`
+}
+
+// image is the image that was named; empty with --rootfs.
+func (f *RunFlags) image() string {
+	if f.Rootfs != "" || len(f.ImageAndCommand) == 0 {
+		return ""
+	}
+	return f.ImageAndCommand[0]
+}
+
+// command is the command line behind the image.
+func (f *RunFlags) command() []string {
+	args := f.ImageAndCommand
+	if f.Rootfs == "" && len(args) > 0 {
+		args = args[1:]
+	}
+	return args
+}
+
+// options are the flags in package spec's form.
+func (f *RunFlags) options() (spec.Options, error) {
+	if f.Rootfs == "" && f.image() == "" {
+		return spec.Options{}, errors.New("name an image to run, or a directory with --rootfs")
+	}
+	return spec.Options{
+		Args: f.command(),
+		Name: f.Name, CIDFile: f.CIDFile, Hostname: f.Hostname, Domainname: f.Domainname,
+		Labels: f.Label, LabelFiles: f.LabelFile, Annotations: f.Annotation,
+		Platform: f.Platform, Pull: f.Pull, Rootfs: f.Rootfs, Storage: f.Storage, LogLevel: f.LogLevel,
+		Remove: f.Rm, Replace: f.Replace, Quiet: f.Quiet, Volatile: f.Volatile,
+
+		Interactive: f.Interactive, TTY: f.TTY, Detach: f.Detach, Init: f.Init, SigProxy: &f.SigProxy,
+		Entrypoint: f.Entrypoint, Workdir: f.Workdir, User: f.User, GroupAdd: f.GroupAdd,
+		Env: f.Env, EnvFiles: f.EnvFile, StopSignal: f.StopSignal, StopTimeout: f.StopTimeout,
+		Ulimits: f.Ulimit, Timezone: f.Timezone,
+
+		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, ShmSize: f.ShmSize, Devices: f.Device,
+
+		Network: f.Network, Publish: f.Publish, PublishAll: f.PublishAll,
+		DNS: f.DNS, DNSSearch: f.DNSSearch, DNSOptions: f.DNSOption, AddHosts: f.AddHost,
+
+		UserNS: f.UserNS, PID: f.PID, IPC: f.IPC, UTS: f.UTS, CgroupNS: f.CgroupNS,
+
+		CapAdd: f.CapAdd, CapDrop: f.CapDrop, SecurityOpts: f.SecurityOpt, Privileged: f.Privileged, Sysctls: f.Sysctl,
+
+		Memory: f.Memory, MemorySwap: f.MemorySwap, MemoryReservation: f.MemoryReservation, CPUs: f.CPUs,
+		CPUShares: f.CPUShares, CPUQuota: f.CPUQuota, CPUPeriod: f.CPUPeriod, CPUSet: f.CPUSet,
+		PidsLimit: f.PidsLimit, Cgroups: f.Cgroups,
+	}, nil
+}

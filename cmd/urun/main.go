@@ -1,0 +1,215 @@
+// Command urun runs containers for people who have no root.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/image"
+	"github.com/urun-dev/urun/internal/monitor"
+	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/state"
+)
+
+// version is set by the build.
+var version = "devel"
+
+// cli is the whole command line.
+type cli struct {
+	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
+	Debug bool   `help:"Tell on standard error what is done."`
+
+	Run     RunCmd     `cmd:"" group:"containers" help:"Run a command in a new container."`
+	Ps      PsCmd      `cmd:"" group:"containers" help:"List containers."`
+	Stop    StopCmd    `cmd:"" group:"containers" help:"Stop containers: a signal, then SIGKILL."`
+	Kill    KillCmd    `cmd:"" group:"containers" help:"Send a signal to containers."`
+	Rm      RmCmd      `cmd:"" group:"containers" help:"Remove containers."`
+	Logs    LogsCmd    `cmd:"" group:"containers" help:"Show the output of a detached container."`
+	Wait    WaitCmd    `cmd:"" group:"containers" help:"Wait until containers end and print their exit status."`
+	Port    PortCmd    `cmd:"" group:"containers" help:"List a container's published ports."`
+	Inspect InspectCmd `cmd:"" group:"containers" help:"Show all that is known of containers, as JSON."`
+
+	Pull   PullCmd   `cmd:"" group:"images" help:"Bring an image into the store."`
+	Images ImagesCmd `cmd:"" group:"images" help:"List images."`
+	Rmi    RmiCmd    `cmd:"" group:"images" help:"Remove images."`
+	Tag    TagCmd    `cmd:"" group:"images" help:"Give an image another name."`
+	Load   LoadCmd   `cmd:"" group:"images" help:"Load images from an archive."`
+	Save   SaveCmd   `cmd:"" group:"images" help:"Save images to an archive."`
+	Import ImportCmd `cmd:"" group:"images" help:"Make an image of a root filesystem's tar."`
+	Image  ImageCmd  `cmd:"" group:"images" help:"Work with images."`
+	Login  LoginCmd  `cmd:"" group:"images" help:"Log in to a registry."`
+	Logout LogoutCmd `cmd:"" group:"images" help:"Log out of a registry."`
+
+	Info    InfoCmd    `cmd:"" group:"system" help:"Show what this machine allows and what urun makes of it."`
+	Version VersionCmd `cmd:"" group:"system" help:"Show the version."`
+}
+
+// App is what every command gets.
+type App struct {
+	Root           string
+	Debug          bool
+	Log            *slog.Logger
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+}
+
+func main() {
+	if handoff.IsStage(os.Args) {
+		runStage(os.Args[1])
+		return
+	}
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// runStage runs a hidden subcommand, before the command line's parser exists.
+func runStage(name string) {
+	switch name {
+	case handoff.Monitor:
+		monitor.Main()
+	case handoff.Union:
+		monitor.Union()
+	case handoff.Network:
+		monitor.Network()
+	case handoff.Init:
+		stage.Init()
+	case handoff.Payload:
+		stage.Run()
+	case handoff.Remove:
+		monitor.Remove()
+	default:
+		fmt.Fprintf(os.Stderr, "urun: unknown stage %q\n", name)
+		os.Exit(exitRuntime)
+	}
+}
+
+// exitRuntime is the exit status of failures of urun itself, as docker's.
+const exitRuntime = 125
+
+// exitStatus ends the command with a status and without a message: something
+// else has said what there is to say.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+func (e exitStatus) ExitCode() int { return int(e) }
+
+// run runs one command and returns the exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("urun"),
+		kong.Description("Rootless containers: urun run IMAGE [COMMAND]"),
+		kong.Writers(stdout, stderr),
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.ExplicitGroups([]kong.Group{
+			{Key: "containers", Title: "Containers:"},
+			{Key: "images", Title: "Images:"},
+			{Key: "system", Title: "System:"},
+		}),
+		kong.Exit(func(code int) { exited = code }),
+	)
+	if err != nil {
+		return report(stderr, err)
+	}
+	ctx, err := parser.Parse(args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "urun: %v\n", err)
+		fmt.Fprintln(stderr, "hint: see urun --help, and --help of the command")
+		return exitRuntime
+	}
+	app := &App{Root: c.Root, Debug: c.Debug, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	app.Log = slog.New(slog.DiscardHandler)
+	if c.Debug {
+		app.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	if app.Root == "" {
+		app.Root = defaultRoot()
+	}
+	if app.Root, err = filepath.Abs(app.Root); err != nil {
+		return report(stderr, err)
+	}
+	return report(stderr, ctx.Run(app))
+}
+
+// report prints an error and returns the exit status that it calls for.
+func report(stderr io.Writer, err error) int {
+	if err == nil {
+		return 0
+	}
+	var status exitStatus
+	if errors.As(err, &status) {
+		return int(status)
+	}
+	fmt.Fprintf(stderr, "urun: %v\n", err)
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
+		fmt.Fprintf(stderr, "hint: %s\n", hinted.Hint())
+	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return coded.ExitCode()
+	}
+	return 1
+}
+
+// defaultRoot is $XDG_DATA_HOME/urun. Batch systems start programs without HOME,
+// or with root's.
+func defaultRoot() string {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "urun")
+	}
+	home := os.Getenv("HOME")
+	if home == "" {
+		if u, err := user.Current(); err == nil {
+			home = u.HomeDir
+		}
+	}
+	return filepath.Join(home, ".local", "share", "urun")
+}
+
+// Store opens the image store.
+func (a *App) Store() (*image.Store, error) {
+	return image.Open(image.Options{Root: a.Root, InUse: a.imagesInUse})
+}
+
+// Containers opens the container store and cleans up after containers whose
+// processes were killed.
+func (a *App) Containers() (*state.Store, error) {
+	st, err := state.Open(a.stateRoot())
+	if err != nil {
+		return nil, err
+	}
+	if err := monitor.Sweep(st, executable()); err != nil {
+		fmt.Fprintf(a.Stderr, "urun: %v\n", err)
+	}
+	return st, nil
+}
+
+// stateRoot is where containers are kept: beside the images, unless these
+// belong to somebody else.
+func (a *App) stateRoot() string {
+	if a.Root != defaultRoot() && !writable(a.Root) {
+		return defaultRoot()
+	}
+	return a.Root
+}
+
+// executable is the path of this binary, for stages.
+func executable() string {
+	if exe, err := os.Executable(); err == nil {
+		return exe
+	}
+	return "/proc/self/exe"
+}

@@ -1,0 +1,182 @@
+package launch
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/urun-dev/urun/internal/spec"
+	"github.com/urun-dev/urun/slirp"
+)
+
+// hostGateway stands for the host's address in --add-host.
+const hostGateway = "host-gateway"
+
+// etcFiles are the files in /etc that are not the image's: they tell of the
+// container's name and network.
+func etcFiles(c *spec.Container, net slirp.Config) (map[string]string, error) {
+	hosts, err := hostsFile(c, net)
+	if err != nil {
+		return nil, err
+	}
+	resolv, err := resolvConf(c, net)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		"hosts":       hosts,
+		"hostname":    c.Spec.Hostname + "\n",
+		"resolv.conf": resolv,
+	}, nil
+}
+
+func hostsFile(c *spec.Container, net slirp.Config) (string, error) {
+	var b strings.Builder
+	if c.Network.Mode == "host" {
+		raw, err := os.ReadFile("/etc/hosts")
+		if err != nil && !os.IsNotExist(err) {
+			return "", err
+		}
+		b.Write(raw)
+	} else {
+		b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
+	}
+	for _, h := range c.Network.Hosts {
+		ip := h.IP
+		if ip == hostGateway {
+			ip = net.Gateway4.String()
+		}
+		fmt.Fprintf(&b, "%s\t%s\n", ip, h.Name)
+	}
+	names := c.Spec.Hostname
+	if c.Spec.Domainname != "" {
+		names = c.Spec.Hostname + "." + c.Spec.Domainname + " " + names
+	}
+	if c.Name != "" && c.Name != c.Spec.Hostname {
+		names += " " + c.Name
+	}
+	switch c.Network.Mode {
+	case "slirp":
+		fmt.Fprintf(&b, "%s\t%s\n", net.Address4.Addr(), names)
+	case "none":
+		fmt.Fprintf(&b, "127.0.0.1\t%s\n", names)
+	}
+	return b.String(), nil
+}
+
+// resolvConf points at the forwarder of the container's network, which asks
+// the host's resolvers or those of --dns; on the host's network it is the host's.
+func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
+	var b strings.Builder
+	host, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !os.IsNotExist(err) {
+		return "", err
+	}
+	switch c.Network.Mode {
+	case "slirp":
+		fmt.Fprintf(&b, "nameserver %s\n", net.DNS4)
+	case "host":
+		if len(c.Network.DNS) == 0 && len(c.Network.DNSSearch) == 0 && len(c.Network.DNSOptions) == 0 {
+			return string(host), nil
+		}
+		for _, ip := range nameservers(c, string(host)) {
+			fmt.Fprintf(&b, "nameserver %s\n", ip)
+		}
+	default:
+		return "", nil
+	}
+	search := c.Network.DNSSearch
+	if len(search) == 0 {
+		search = lastFields(string(host), "search")
+	}
+	if len(search) > 0 && search[0] != "." {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(search, " "))
+	}
+	options := c.Network.DNSOptions
+	if len(options) == 0 {
+		options = lastFields(string(host), "options")
+	}
+	if len(options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
+	}
+	return b.String(), nil
+}
+
+func nameservers(c *spec.Container, host string) []string {
+	var all []string
+	for _, ip := range c.Network.DNS {
+		all = append(all, ip.String())
+	}
+	if len(all) > 0 {
+		return all
+	}
+	for line := range strings.Lines(host) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			all = append(all, f[1])
+		}
+	}
+	return all
+}
+
+// lastFields returns the words of the last line that begins with key, which is
+// the one that counts (resolv.conf(5)).
+func lastFields(conf, key string) []string {
+	var last []string
+	for line := range strings.Lines(conf) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == key {
+			last = f[1:]
+		}
+	}
+	return last
+}
+
+// slirpConfig is the network's configuration.
+func slirpConfig(n spec.Network) (slirp.Config, error) {
+	cfg := slirp.Config{AllowHostLoopback: n.Options["allow_host_loopback"] == "true"}
+	for _, p := range n.Ports {
+		cfg.Ports = append(cfg.Ports, slirp.PortMapping{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Proto})
+	}
+	for _, ip := range n.DNS {
+		cfg.Resolvers = append(cfg.Resolvers, netip.AddrPortFrom(ip, 53))
+	}
+	return cfg.WithDefaults()
+}
+
+// bindEtc writes the generated files into dir and mounts them, unless the user
+// mounts something there himself.
+func bindEtc(c *spec.Container, dir string, files map[string]string) error {
+	taken := map[string]bool{}
+	for _, m := range c.Spec.Mounts {
+		taken[filepath.Clean(m.Destination)] = true
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		if taken["/etc/"+name] || taken["/etc"] {
+			continue
+		}
+		file := filepath.Join(dir, name)
+		err := os.WriteFile(file, []byte(files[name]), 0o644)
+		if err == nil {
+			err = os.Chmod(file, 0o644) // readable for every user inside, whatever the umask
+		}
+		if err != nil {
+			return fmt.Errorf("write /etc/%s: %w", name, err)
+		}
+		c.Spec.Mounts = append(c.Spec.Mounts, specs.Mount{
+			Destination: "/etc/" + name, Type: "bind", Options: []string{"bind", "rprivate"},
+		})
+	}
+	return nil
+}
+
+// placeEtc fills in where the generated files are, once that is known.
+func placeEtc(c *spec.Container, dir string) {
+	for i, m := range c.Spec.Mounts {
+		if m.Type == "bind" && m.Source == "" && filepath.Dir(m.Destination) == "/etc" {
+			c.Spec.Mounts[i].Source = filepath.Join(dir, filepath.Base(m.Destination))
+		}
+	}
+}

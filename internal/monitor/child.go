@@ -1,0 +1,143 @@
+package monitor
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"unsafe"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/stage"
+)
+
+// A source is where an event comes from.
+type source string
+
+const (
+	fromCommand source = "the command"
+	fromInit    source = "init"
+	fromUnion   source = "the image server"
+	fromNetwork source = "the network helper"
+)
+
+// event is a message, the end of a channel (neither msg nor ended), or the end
+// of a process.
+type event struct {
+	from   source
+	msg    *handoff.Message
+	ended  bool
+	status unix.WaitStatus
+}
+
+func (e event) kind() string {
+	if e.msg == nil {
+		return ""
+	}
+	return e.msg.Kind
+}
+
+// saidError is a failure that another stage reported.
+type saidError struct{ stage.Failed }
+
+func (e *saidError) Error() string { return e.Failed.Error }
+func (e *saidError) Hint() string  { return e.Failed.Hint }
+
+// failed returns the failure that the event reports, or nil.
+func (e event) failed() error {
+	if e.kind() != KindFailed {
+		return nil
+	}
+	f := &saidError{}
+	if err := e.msg.Decode(&f.Failed); err != nil {
+		return err
+	}
+	return f
+}
+
+// child is a stage that the monitor started.
+type child struct {
+	cmd  *exec.Cmd
+	conn *handoff.Conn
+	done chan struct{}
+}
+
+// await waits until the process has been reaped.
+func (c *child) await() { <-c.done }
+
+// childAttr is what every child of the monitor is started with: it dies with
+// the monitor and has all capabilities in the user namespace, also when its
+// uid is not root's there (keep-id).
+func childAttr() *syscall.SysProcAttr {
+	last, err := capability.LastCap()
+	if err != nil {
+		last = capability.CAP_CHECKPOINT_RESTORE
+	}
+	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	for c := capability.Cap(0); c <= last; c++ {
+		attr.AmbientCaps = append(attr.AmbientCaps, uintptr(c))
+	}
+	return attr
+}
+
+// startHelper starts the union or the network stage and sends its first message.
+func (c *container) startHelper(name, kind string, body any) (*child, error) {
+	cmd, conn, err := handoff.Command(c.exePath(), name)
+	if err != nil {
+		return nil, err
+	}
+	cmd.SysProcAttr = childAttr()
+	if c.Debug {
+		cmd.Stderr = os.Stderr
+	}
+	// A terminal's ctrl-C is for the command alone.
+	cmd.SysProcAttr.Setsid = true
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	handoff.Donated(cmd)
+	from := fromUnion
+	if name == handoff.Network {
+		from = fromNetwork
+	}
+	ch := c.watch(cmd, conn, from)
+	return ch, conn.Send(kind, body)
+}
+
+// watch turns what a child says, and its end, into events.
+func (c *container) watch(cmd *exec.Cmd, conn *handoff.Conn, from source) *child {
+	ch := &child{cmd: cmd, conn: conn, done: make(chan struct{})}
+	said := make(chan struct{})
+	go func() {
+		c.listen(conn, from)
+		close(said)
+	}()
+	go func() {
+		// Wait's error only repeats the status.
+		_ = cmd.Wait()
+		close(ch.done)
+		<-said // last words come before the end
+		e := event{from: from, ended: true}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
+			e.status = unix.WaitStatus(ws)
+		}
+		c.events <- e
+	}()
+	return ch
+}
+
+func (c *container) listen(conn *handoff.Conn, from source) {
+	for {
+		m, err := conn.Recv()
+		if err != nil {
+			c.events <- event{from: from}
+			return
+		}
+		c.events <- event{from: from, msg: m}
+	}
+}
+
+func address[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }

@@ -1,0 +1,191 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/userns"
+)
+
+// writable are the directories of a container that hold files of any id of its
+// user namespace.
+func writable(dir string) []string {
+	return []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work")}
+}
+
+// discard removes a container from within its user namespace.
+func discard(h *state.Handle) error {
+	dirs := append(writable(h.Dir()), h.Volumes...)
+	if err := removeTrees(dirs); err != nil {
+		return err
+	}
+	return h.Remove()
+}
+
+// Discard removes a container that is not running, from outside of its user
+// namespace. Exe is this binary.
+func Discard(h *state.Handle, exe string) error {
+	dirs := append(writable(h.Dir()), h.Volumes...)
+	err := removeTrees(dirs)
+	if errors.Is(err, fs.ErrPermission) {
+		// Files of subordinate ids: only root of such a namespace may.
+		err = removeInside(exe, idMap(h.UIDs, h.GIDs), dirs)
+	}
+	if err != nil {
+		return err
+	}
+	return h.Remove()
+}
+
+// Sweep cleans up after containers whose monitor was killed: their processes
+// and, with --rm, their files; the others are recorded as exited.
+func Sweep(st *state.Store, exe string) error {
+	handles, err := st.Abandoned()
+	errs := []error{err}
+	for _, h := range handles {
+		if err := sweep(h, exe); err != nil {
+			errs = append(errs, fmt.Errorf("clean up container %.12s: %w", h.ID, err))
+		}
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func sweep(h *state.Handle, exe string) error {
+	for _, p := range []state.Process{h.Init, h.Monitor} {
+		if err := end(p); err != nil {
+			return err
+		}
+	}
+	if h.Cgroup != "" {
+		// Not there: systemd removed it with its last process. Busy: it is
+		// not ours any more.
+		_ = unix.Rmdir(h.Cgroup)
+	}
+	if h.Record.Remove || h.Status == state.Creating {
+		return Discard(h, exe)
+	}
+	h.Status, h.Finished, h.ExitCode = state.Exited, time.Now(), 128+int(unix.SIGKILL)
+	h.Error = "the container's monitor was killed"
+	return h.SaveDurably()
+}
+
+// endTime bounds the wait for a killed process.
+const endTime = 5 * time.Second
+
+// end kills a process and waits until it is gone.
+func end(p state.Process) error {
+	f, err := p.Open()
+	if err != nil || f == nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.PidfdSendSignal(int(f.Fd()), unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	poll := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(endTime); ; {
+		n, err := unix.Poll(poll, int(endTime.Milliseconds()))
+		if n > 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("wait for process %d: %w", p.PID, err)
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d does not end", p.PID)
+		}
+	}
+}
+
+// Remove is the main function of the stage that removes trees as root of a
+// user namespace.
+func Remove() {
+	helper(func(parent *handoff.Conn) error {
+		m, err := parent.Expect(kindRemove)
+		if err != nil {
+			return err
+		}
+		var dirs []string
+		if err := m.Decode(&dirs); err != nil {
+			return err
+		}
+		return removeTrees(dirs)
+	})
+}
+
+const kindRemove = "remove"
+
+func removeInside(exe string, m userns.Map, dirs []string) error {
+	cmd, conn, err := handoff.Command(exe, handoff.Remove)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := userns.Start(cmd, m, 0); err != nil {
+		return err
+	}
+	handoff.Donated(cmd)
+	err = conn.Send(kindRemove, dirs)
+	said, rerr := conn.Recv()
+	if rerr == nil {
+		err = event{msg: said}.failed()
+	}
+	if werr := cmd.Wait(); err == nil && werr != nil {
+		err = fmt.Errorf("remove container files: %w", werr)
+	}
+	return err
+}
+
+// removeTrees removes directories, also ones that their owner may not write.
+func removeTrees(dirs []string) error {
+	for _, dir := range dirs {
+		err := os.RemoveAll(dir)
+		if errors.Is(err, fs.ErrPermission) {
+			if werr := makeWritable(dir); werr != nil {
+				return errors.Join(err, werr)
+			}
+			err = os.RemoveAll(dir)
+		}
+		if err != nil {
+			return fmt.Errorf("remove container files: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeWritable gives the owner access to all directories of a tree.
+func makeWritable(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil && d == nil {
+			return err
+		}
+		if d.IsDir() {
+			// WalkDir reads the directory after this; a directory that can not
+			// be changed shows as the error of RemoveAll.
+			_ = os.Chmod(path, 0o700)
+		}
+		return nil
+	})
+}
+
+func idMap(uids, gids []specs.LinuxIDMapping) userns.Map {
+	return userns.Map{UIDs: ranges(uids), GIDs: ranges(gids)}
+}
+
+func ranges(maps []specs.LinuxIDMapping) []userns.Range {
+	all := make([]userns.Range, len(maps))
+	for i, m := range maps {
+		all[i] = userns.Range{Container: m.ContainerID, Host: m.HostID, Size: m.Size}
+	}
+	return all
+}

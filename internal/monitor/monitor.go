@@ -1,0 +1,404 @@
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/userns"
+)
+
+// Main is the main function of the monitor stage (P1).
+func Main() {
+	// The children ask for SIGKILL when their parent dies, which for the kernel
+	// is the thread that started them: this goroutine starts all of them and
+	// keeps its thread to the end.
+	runtime.LockOSThread()
+	parent, err := handoff.Parent()
+	if err != nil {
+		os.Exit(125)
+	}
+	m, err := parent.Expect(KindRequest)
+	if err != nil {
+		os.Exit(125) // the command gave up before it asked for anything
+	}
+	c := &container{parent: parent}
+	if err := m.Decode(&c.Request); err == nil {
+		err = c.adopt(m.Files)
+	}
+	if err == nil {
+		err = c.start()
+	}
+	if err != nil {
+		c.abort(err)
+		os.Exit(125)
+	}
+	c.wait()
+	os.Exit(0)
+}
+
+// container is a container from its monitor's point of view.
+type container struct {
+	Request
+	parent *handoff.Conn
+	handle *state.Handle
+	log    *logWriter // of a detached container
+
+	stdio  [3]*os.File
+	cgroup *os.File
+	joins  []*os.File
+	pidns  *os.File
+	exe    *os.File
+
+	init, union, network *child
+	tun                  *os.File
+	events               chan event
+	started              bool
+	stopping             bool
+	cause                string // why the monitor ended the container
+}
+
+func (c *container) adopt(files []*os.File) error {
+	want := 4 + len(c.Init.Join)
+	if c.HasCgroup {
+		want++
+	}
+	if c.JoinPID {
+		want++
+	}
+	if len(files) != want {
+		return fmt.Errorf("monitor: got %d files, want %d", len(files), want)
+	}
+	copy(c.stdio[:], files)
+	st, err := state.Open(c.StateRoot)
+	if err != nil {
+		return err
+	}
+	c.handle = st.Adopt(c.Record, files[3])
+	files = files[4:]
+	if c.HasCgroup {
+		c.cgroup, files = files[0], files[1:]
+	}
+	if c.JoinPID {
+		c.pidns, files = files[len(files)-1], files[:len(files)-1]
+	}
+	c.joins = files
+	c.events = make(chan event, 64)
+	return nil
+}
+
+// start starts the other processes and returns when the command runs.
+func (c *container) start() error {
+	// A container must not be able to write the binary that its init was
+	// executed from (CVE-2019-5736).
+	exe, err := userns.CloneExe()
+	if err != nil {
+		return err
+	}
+	c.exe = exe
+	c.handle.Monitor, err = state.ProcessOf(os.Getpid())
+	if err != nil {
+		return err
+	}
+	if err := c.openLog(); err != nil {
+		return err
+	}
+	if c.Image != nil {
+		if c.union, err = c.startHelper(handoff.Union, KindTree, c.Image); err != nil {
+			return err
+		}
+	}
+	if err := c.startInit(); err != nil {
+		return err
+	}
+	if c.Init.Network == stage.NetworkSlirp {
+		if c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp); err != nil {
+			return err
+		}
+	}
+	go c.listen(c.parent, fromCommand)
+	return c.untilStarted()
+}
+
+// untilStarted handles events until init has become the command.
+func (c *container) untilStarted() error {
+	var ready *stage.Ready
+	listening := c.network == nil
+	var master *os.File
+	for {
+		if ready != nil && listening && !c.started {
+			if err := c.execute(); err != nil {
+				return err
+			}
+			c.started = true
+		}
+		e := <-c.events
+		switch {
+		case e.from == fromInit && e.kind() == stage.KindFuse:
+			if err := c.union.conn.Send(KindServe, nil, e.msg.Files...); err != nil {
+				return err
+			}
+			e.msg.Close()
+		case e.from == fromInit && e.kind() == stage.KindReady:
+			ready = &stage.Ready{}
+			if err := e.msg.Decode(ready); err != nil {
+				return err
+			}
+			files := e.msg.Files
+			if ready.HasTUN {
+				c.tun, files = files[0], files[1:]
+				if err := c.network.conn.Send(KindAttach, nil, c.tun); err != nil {
+					return err
+				}
+				// Only published ports have something to say that the
+				// container may not start without.
+				listening = listening || len(c.Init.Slirp.Ports) == 0
+			}
+			if ready.HasTTY {
+				master = files[0]
+			}
+		case e.from == fromNetwork && e.kind() == KindListening:
+			if err := e.msg.Decode(&c.handle.Ports); err != nil {
+				return err
+			}
+			listening = true
+		case e.from == fromInit && e.msg == nil && !e.ended && c.started:
+			// The channel closed by execve: the command runs.
+			return c.announce(ready, master)
+		case e.failed() != nil:
+			return e.failed()
+		case e.from == fromCommand && e.msg == nil:
+			return errors.New("the command is gone")
+		case e.from == fromCommand:
+			// A signal before the command runs ends it, as it would end a
+			// program with no handler.
+			return c.signalEarly(e)
+		case e.ended && e.from == fromInit && c.started && ready != nil:
+			// The command has come and gone before its channel was read.
+			c.events <- e
+			return c.announce(ready, master)
+		case e.ended:
+			return fmt.Errorf("%s ended at start: %s", e.from, describe(e.status))
+		}
+	}
+}
+
+// execute writes the record and lets init go on to the command.
+func (c *container) execute() error {
+	var err error
+	if c.handle.Init, err = state.ProcessOf(c.init.cmd.Process.Pid); err != nil {
+		return err
+	}
+	c.handle.Status, c.handle.Started = state.Running, time.Now()
+	if err := c.handle.Save(); err != nil {
+		return err
+	}
+	return c.init.conn.Send(stage.KindExec, nil)
+}
+
+func (c *container) announce(ready *stage.Ready, master *os.File) error {
+	s := Started{HasTTY: master != nil && !c.Detach, Notices: ready.Notices, Ports: c.handle.Ports}
+	var files []*os.File
+	if s.HasTTY {
+		files = []*os.File{master}
+	} else if master != nil {
+		c.log.follow(master, "stdout")
+	}
+	// Nobody is left to be told when the send fails; the end of the channel is
+	// an event of its own.
+	_ = c.parent.Send(KindStarted, s, files...)
+	if s.HasTTY {
+		return master.Close()
+	}
+	return nil
+}
+
+func (c *container) signalEarly(e event) error {
+	var sig Signal
+	if err := e.msg.Decode(&sig); err != nil {
+		return err
+	}
+	return &exitError{code: 128 + sig.Number}
+}
+
+type exitError struct{ code int }
+
+func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+// wait handles events until the container has ended, then cleans up.
+func (c *container) wait() {
+	for {
+		e := <-c.events
+		switch {
+		case e.from == fromInit && e.ended:
+			c.finish(e.status)
+			return
+		case e.from == fromCommand && e.msg == nil:
+			if !c.Detach {
+				c.kill("the command that started the container is gone")
+			}
+		case e.from == fromCommand && e.kind() == KindSignal:
+			var sig Signal
+			if err := e.msg.Decode(&sig); err == nil {
+				// ESRCH: it ended meanwhile, which is an event of its own.
+				_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
+			}
+		case e.from == fromUnion && e.ended:
+			// It ends with success when the mount goes away, which is a moment
+			// before init is reaped.
+			if stage.Status(e.status) != 0 {
+				c.kill("the image server ended: " + describe(e.status))
+			}
+		case e.from == fromNetwork && e.ended:
+			c.restartNetwork()
+		}
+	}
+}
+
+func describe(ws unix.WaitStatus) string {
+	if ws.Signaled() {
+		return ws.Signal().String()
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
+}
+
+func (c *container) kill(cause string) {
+	if !c.stopping {
+		c.stopping, c.cause = true, cause
+	}
+	_ = c.init.cmd.Process.Kill()
+}
+
+// restartNetwork starts a new network helper on the container's TUN. Its
+// connections are lost, the network is not.
+func (c *container) restartNetwork() {
+	if c.stopping || c.tun == nil {
+		return
+	}
+	n, err := c.startHelper(handoff.Network, KindPorts, c.Init.Slirp)
+	if err == nil {
+		err = n.conn.Send(KindAttach, nil, c.tun)
+	}
+	if err != nil {
+		c.kill("restart network: " + err.Error())
+		return
+	}
+	c.network = n
+}
+
+// finish ends what is left of the container, and records how it ended.
+func (c *container) finish(ws unix.WaitStatus) {
+	c.stopping = true
+	exited := Exited{Code: stage.Status(ws), Error: c.cause}
+	c.endHelpers()
+	c.log.close()
+	c.handle.Status, c.handle.Finished = state.Exited, time.Now()
+	c.handle.ExitCode, c.handle.Error = exited.Code, exited.Error
+	if err := c.conclude(); err != nil {
+		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
+	}
+	_ = c.parent.Send(KindExited, exited)
+}
+
+// conclude makes the end final on disk.
+func (c *container) conclude() error {
+	if !c.handle.Record.Remove {
+		return c.handle.SaveDurably()
+	}
+	return discard(c.handle)
+}
+
+// abort undoes a start that did not succeed.
+func (c *container) abort(err error) {
+	if c.init != nil {
+		_ = c.init.cmd.Process.Kill()
+		c.init.await()
+	}
+	c.endHelpers()
+	if c.handle != nil {
+		if derr := discard(c.handle); derr != nil {
+			err = errors.Join(err, derr)
+		}
+	}
+	var exit *exitError
+	if errors.As(err, &exit) {
+		_ = c.parent.Send(KindExited, Exited{Code: exit.code})
+		return
+	}
+	f := stage.Failed{Error: err.Error(), Hint: hintOf(err), Code: 125}
+	var said *saidError
+	if errors.As(err, &said) {
+		f = said.Failed
+	}
+	_ = c.parent.Send(KindFailed, f)
+}
+
+func (c *container) endHelpers() {
+	for _, h := range []*child{c.union, c.network} {
+		if h != nil {
+			_ = h.cmd.Process.Kill()
+			h.await()
+		}
+	}
+}
+
+// startInit starts init in the container's namespaces.
+func (c *container) startInit() error {
+	cmd, conn, err := handoff.Command(c.exePath(), handoff.Init)
+	if err != nil {
+		return err
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdio[0], c.stdio[1], c.stdio[2]
+	cmd.SysProcAttr = childAttr()
+	cmd.SysProcAttr.Cloneflags = c.Cloneflags
+	cmd.SysProcAttr.Setsid = true
+	if err := c.log.redirect(cmd); err != nil {
+		return err
+	}
+	if c.pidns != nil {
+		if err := unix.Setns(int(c.pidns.Fd()), unix.CLONE_NEWPID); err != nil {
+			return fmt.Errorf("join pid namespace: %w", err)
+		}
+	}
+	if err := startIn(cmd, c.cgroup); err != nil {
+		return fmt.Errorf("start init: %w", err)
+	}
+	handoff.Donated(cmd)
+	c.closeStdio(cmd)
+	c.init = c.watch(cmd, conn, fromInit)
+	return conn.Send(stage.KindConfig, c.Init, c.joins...)
+}
+
+// startIn starts cmd in a cgroup. Clone3 may be forbidden by a seccomp filter
+// around us (ENOSYS): then the process is moved after it started, before it
+// is told to do anything.
+func startIn(cmd *exec.Cmd, cgroup *os.File) error {
+	if cgroup == nil {
+		return cmd.Start()
+	}
+	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
+	return cmd.Start()
+}
+
+// closeStdio gives up the container's standard files here, so that who reads
+// them sees their end when the container ends.
+func (c *container) closeStdio(cmd *exec.Cmd) {
+	for _, f := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
+		if file, ok := f.(*os.File); ok {
+			file.Close()
+		}
+	}
+	for _, f := range c.stdio {
+		f.Close()
+	}
+}
+
+func (c *container) exePath() string { return fmt.Sprintf("/proc/self/fd/%d", c.exe.Fd()) }

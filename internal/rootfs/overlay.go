@@ -1,0 +1,95 @@
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// AttachAt attaches a detached mount at a path relative to the working
+// directory.
+func AttachAt(mount *os.File, name string) error {
+	target, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", name, err)
+	}
+	defer unix.Close(target)
+	return moveMount(int(mount.Fd()), target)
+}
+
+// Overlay mounts the kernel's overlayfs at "merged" in the working directory,
+// over "lower" with the writable layer "upper" and its "work". All paths are
+// relative: nothing needs escaping, and nothing is too long.
+//
+// Where the filesystem of the working directory can not hold a writable layer
+// (no user.* extended attributes, no RENAME_WHITEOUT: NFS, Lustre, older tmpfs),
+// the layer goes into memory, and a notice is returned that says so.
+func Overlay(volatile bool) (notice string, err error) {
+	err = mountOverlay("", volatile)
+	if err == nil || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
+		return "", err
+	}
+	cause := err
+	if err := memoryLayer(); err != nil {
+		return "", errors.Join(cause, err)
+	}
+	if err := mountOverlay(memory+"/", true); err != nil {
+		return "", errors.Join(cause, err)
+	}
+	return fmt.Sprintf("the store's filesystem can not hold a writable layer (%v): changes are kept in memory and lost when the container ends", cause), nil
+}
+
+func mountOverlay(prefix string, volatile bool) error {
+	if err := likeLower(prefix + "upper"); err != nil {
+		return err
+	}
+	// userxattr: overlayfs keeps its marks in user.overlay.*, since trusted.*
+	// is not for user namespaces (Linux 5.11).
+	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr"
+	if volatile {
+		opts += ",volatile"
+	}
+	if err := unix.Mount("overlay", "merged", "overlay", 0, opts); err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	return nil
+}
+
+// memory is where the writable layer is kept in memory: a tmpfs on the
+// directory that would have been overlayfs's own.
+const memory = "work"
+
+func memoryLayer() error {
+	mem, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0755"})
+	if err != nil {
+		return fmt.Errorf("memory for the writable layer: %w", err)
+	}
+	defer mem.Close()
+	for _, name := range []string{"upper", "work"} {
+		if err := unix.Mkdirat(int(mem.Fd()), name, 0o755); err != nil {
+			return fmt.Errorf("memory for the writable layer: %w", err)
+		}
+	}
+	return AttachAt(mem, memory)
+}
+
+// likeLower gives the upper root the attributes of the lower one: it is what
+// the root of an overlay shows.
+func likeLower(upper string) error {
+	var st unix.Stat_t
+	if err := unix.Stat("lower", &st); err != nil {
+		return fmt.Errorf("stat image root: %w", err)
+	}
+	if err := unix.Chown(upper, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("chown writable layer: %w", err)
+	}
+	if err := unix.Chmod(upper, st.Mode&0o7777); err != nil {
+		return fmt.Errorf("chmod writable layer: %w", err)
+	}
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, upper, []unix.Timespec{st.Atim, st.Mtim}, 0); err != nil {
+		return fmt.Errorf("set times of writable layer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package stage
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/urun-dev/urun/internal/seccomp"
+	"github.com/urun-dev/urun/slirp"
+)
+
+// Config is all that init needs to know.
+type Config struct {
+	// Dir is the container's directory on the host. It has the empty
+	// directories lower, merged, upper and work.
+	Dir string `json:"dir"`
+	// LowerDir is a directory to use as the image; empty means that the image
+	// is served over FUSE.
+	LowerDir string `json:"lowerDir,omitempty"`
+	// Volatile means that the writable layer need not outlive a loss of power:
+	// it is removed when the container ends.
+	Volatile bool `json:"volatile,omitempty"`
+
+	// Spec describes the container; only what concerns its inside is used.
+	Spec *specs.Spec `json:"spec"`
+	// Seccomp is the compiled filter; empty means none.
+	Seccomp      seccomp.Program `json:"seccomp,omitempty"`
+	SeccompFlags uint            `json:"seccompFlags,omitempty"`
+
+	// Network says what to do in a network namespace of its own.
+	Network Network      `json:"network"`
+	Slirp   slirp.Config `json:"slirp"`
+
+	// Join lists the namespaces, by their clone(2) flag, whose files come with
+	// the configuration, in the same order.
+	Join []int `json:"join,omitempty"`
+	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
+	Reap bool `json:"reap,omitempty"`
+	// Root tells that uid and gid 0 exist inside.
+	Root bool `json:"root"`
+}
+
+// Network is the kind of a container's network.
+type Network string
+
+const (
+	// NetworkSlirp is a TUN device served by the user-mode stack.
+	NetworkSlirp Network = "slirp"
+	// NetworkNone has a loopback device only.
+	NetworkNone Network = "none"
+	// NetworkShared is the network namespace of somebody else: nothing to do.
+	NetworkShared Network = "shared"
+)
+
+// Ready is what init says when only the execution of the command is left.
+// The message's files are the TUN, if HasTUN, and the pty master, if HasTTY.
+type Ready struct {
+	HasTUN bool `json:"hasTUN"`
+	HasTTY bool `json:"hasTTY"`
+	// Notices are things that the user should know, a sentence each.
+	Notices []string `json:"notices,omitempty"`
+}
+
+// Failed is what init says when it can not go on.
+type Failed struct {
+	Error string `json:"error"`
+	Hint  string `json:"hint,omitempty"`
+	// Code is the exit status that docker gives: 125 for the runtime's own
+	// failures, 126 and 127 for commands that can not be executed or found.
+	Code int `json:"code"`
+}
+
+// Kinds of messages between init and the monitor; see package handoff.
+const (
+	KindConfig = "config"
+	KindFuse   = "fuse"
+	KindReady  = "ready"
+	KindExec   = "exec"
+	KindFailed = "failed"
+)

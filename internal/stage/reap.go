@@ -1,0 +1,138 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/moby/sys/capability"
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/handoff"
+)
+
+// reap runs the command as a child and stays as pid 1: signals go to the
+// child, orphans are reaped, and the child's status is returned.
+func (s *setup) reap(p Process) (int, error) {
+	// The binary is reached through the container's /proc; it is a read-only
+	// clone of the host's (userns.CloneExe), which the container can not write.
+	cmd, conn, err := handoff.Command("/proc/self/exe", handoff.Payload)
+	if err != nil {
+		return 0, err
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig: syscall.SIGKILL,
+		Setsid:    true,
+		// The child needs the capabilities that it will then give up.
+		AmbientCaps: ambient(),
+	}
+	if s.slave != nil {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
+		cmd.SysProcAttr.Setctty = true
+	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start command: %w", err)
+	}
+	handoff.Donated(cmd)
+	if err := conn.Send(KindConfig, p); err != nil {
+		return 0, err
+	}
+	if err := dropAll(); err != nil {
+		return 0, err
+	}
+	go forward(signals, cmd.Process.Pid)
+	code := waitFor(cmd.Process.Pid)
+	// A command that could not be executed said why before it ended.
+	m, err := conn.Recv()
+	if err != nil {
+		return code, nil
+	}
+	var f Failed
+	if err := m.Decode(&f); err != nil {
+		return 0, err
+	}
+	return 0, &codedError{f.Code, errors.New(f.Error)}
+}
+
+// Run is the main function of the stage that becomes the command below an init
+// that reaps.
+func Run() {
+	runtime.LockOSThread()
+	parent, err := handoff.Parent()
+	if err != nil {
+		os.Exit(125)
+	}
+	var p Process
+	m, err := parent.Expect(KindConfig)
+	if err == nil {
+		if err = m.Decode(&p); err == nil {
+			err = p.Exec()
+		}
+	}
+	_ = parent.Send(KindFailed, failure(err))
+	os.Exit(failure(err).Code)
+}
+
+func ambient() []uintptr {
+	last, err := capability.LastCap()
+	if err != nil {
+		last = capability.CAP_CHECKPOINT_RESTORE
+	}
+	caps := make([]uintptr, 0, last+1)
+	for c := capability.Cap(0); c <= last; c++ {
+		caps = append(caps, uintptr(c))
+	}
+	return caps
+}
+
+// dropAll gives up the capabilities of every thread: this init only waits.
+func dropAll() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(ptr(&hdr)), uintptr(ptr(&data[0])), 0); errno != 0 {
+		return fmt.Errorf("drop capabilities: %w", errno)
+	}
+	return nil
+}
+
+func forward(signals <-chan os.Signal, pid int) {
+	for sig := range signals {
+		switch sig {
+		case unix.SIGCHLD, unix.SIGURG: // SIGURG is how Go preempts itself
+			continue
+		}
+		// The child may be gone already; then its status is on its way.
+		_ = unix.Kill(pid, sig.(syscall.Signal))
+	}
+}
+
+// waitFor reaps every child until pid ends and returns its status as a shell has it.
+func waitFor(pid int) int {
+	for {
+		var ws unix.WaitStatus
+		got, err := unix.Wait4(-1, &ws, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return 125
+		}
+		if got == pid {
+			return Status(ws)
+		}
+	}
+}
+
+// Status is a wait status as a shell shows it.
+func Status(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}

@@ -1,0 +1,285 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/rootfs"
+	"github.com/urun-dev/urun/slirp"
+)
+
+type step struct {
+	name string
+	run  func(*setup) error
+}
+
+// steps are the set-up in its order. What must come before what is said at the
+// later one.
+func steps() []step {
+	return []step{
+		{"join namespaces", (*setup).join},
+		{"make mounts private", func(*setup) error { return rootfs.Private() }},
+		// Host files are opened before becoming root, which with keep-id is
+		// another user for the host, and before any content of the image or of
+		// other containers can have a say in how a path is resolved.
+		{"open host files", (*setup).openHost},
+		{"become root", (*setup).becomeRoot},
+		// The image server needs a few milliseconds to come up, and needs the
+		// device for it: so the lower layer comes before the network, which
+		// takes its time meanwhile, and that before the overlay, which waits
+		// for the server.
+		{"mount image", (*setup).lower},
+		{"set up network", (*setup).network},
+		{"mount overlay", (*setup).overlay},
+		{"set host name", (*setup).hostname},
+		{"mount", (*setup).mounts},
+		{"make devices", (*setup).devices},
+		{"make terminal", (*setup).terminal},
+		// Before /proc/sys becomes read-only.
+		{"set kernel parameters", func(s *setup) error { return s.root.Sysctl(s.Spec.Linux.Sysctl) }},
+		{"hide paths", (*setup).protect},
+		// After all mount points have been made.
+		{"make root read-only", (*setup).readOnly},
+		{"change root", func(s *setup) error { return s.root.Pivot() }},
+		{"leave host files", (*setup).closeHost},
+	}
+}
+
+func (s *setup) join() error {
+	if len(s.joins) != len(s.Join) {
+		return fmt.Errorf("got %d namespaces, want %d", len(s.joins), len(s.Join))
+	}
+	for i, f := range s.joins {
+		if err := unix.Setns(int(f.Fd()), s.Join[i]); err != nil {
+			return fmt.Errorf("setns %#x: %w", s.Join[i], err)
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *setup) openHost() error {
+	if err := unix.Chdir(s.Dir); err != nil {
+		return fmt.Errorf("enter %s: %w", s.Dir, err)
+	}
+	for i, m := range s.Spec.Mounts {
+		p, err := rootfs.Parse(m)
+		if err != nil {
+			return err
+		}
+		if !p.Bind {
+			continue
+		}
+		if s.binds[i], err = rootfs.Source(p); err != nil {
+			return fmt.Errorf("bind %s: %w", p.Target, err)
+		}
+	}
+	var err error
+	if s.null, err = rootfs.Source(rootfs.Plan{Source: "/dev/null"}); err != nil {
+		return err
+	}
+	if s.Network == NetworkSlirp {
+		s.tunDev, err = openTUN()
+	}
+	return err
+}
+
+func openTUN() (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, &hintError{
+			fmt.Errorf("open /dev/net/tun: %w", err),
+			"without a TUN device there is no network of its own: try --network=host or --network=none, or have the administrator run: modprobe tun; chmod 666 /dev/net/tun",
+		}
+	}
+	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil
+}
+
+// becomeRoot switches to root of the user namespace. With keep-id the process
+// started as the caller; the files made from here on belong to root.
+func (s *setup) becomeRoot() error {
+	if !s.Root {
+		return nil
+	}
+	// All threads: the runtime may run finalizers and the like on others, but
+	// file access of this code is on the locked one only, so this one will do.
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("setresgid: %w", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("setresuid: %w", errno)
+	}
+	unix.Umask(0o022)
+	return nil
+}
+
+func (s *setup) lower() error {
+	if s.LowerDir != "" {
+		tree, err := rootfs.Source(rootfs.Plan{Source: s.LowerDir, Recursive: true})
+		if err != nil {
+			return err
+		}
+		defer tree.Close()
+		return rootfs.AttachAt(tree, "lower")
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &hintError{
+			fmt.Errorf("open /dev/fuse: %w", err),
+			"images are served through FUSE: have the administrator run: modprobe fuse; chmod 666 /dev/fuse",
+		}
+	}
+	dev := os.NewFile(uintptr(fd), "/dev/fuse")
+	defer dev.Close()
+	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{})
+	if err != nil {
+		return err
+	}
+	defer mnt.Close()
+	if err := rootfs.AttachAt(mnt, "lower"); err != nil {
+		return err
+	}
+	return s.parent.Send(KindFuse, nil, dev)
+}
+
+func (s *setup) overlay() error {
+	notice, err := rootfs.Overlay(s.Volatile)
+	if err != nil {
+		return err
+	}
+	if notice != "" {
+		s.notices = append(s.notices, notice)
+	}
+	s.root, err = rootfs.Open("merged")
+	return err
+}
+
+func (s *setup) network() error {
+	switch s.Network {
+	case NetworkNone:
+		return slirp.ConfigureLoopback()
+	case NetworkSlirp:
+		var err error
+		s.tun, err = slirp.ConfigureDevice(s.Slirp, s.tunDev)
+		return err
+	}
+	return nil
+}
+
+func (s *setup) hostname() error {
+	if s.Spec.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.Spec.Hostname)); err != nil {
+			return fmt.Errorf("sethostname %s: %w", s.Spec.Hostname, err)
+		}
+	}
+	if s.Spec.Domainname != "" {
+		if err := unix.Setdomainname([]byte(s.Spec.Domainname)); err != nil {
+			return fmt.Errorf("setdomainname %s: %w", s.Spec.Domainname, err)
+		}
+	}
+	return nil
+}
+
+func (s *setup) mounts() error {
+	for i, m := range s.Spec.Mounts {
+		p, err := rootfs.Parse(m)
+		if err != nil {
+			return err
+		}
+		if err := s.root.Mount(p, s.binds[i]); err != nil {
+			return mountHint(p, err)
+		}
+	}
+	return nil
+}
+
+func mountHint(p rootfs.Plan, err error) error {
+	if errors.Is(err, unix.EPERM) && (p.Type == "proc" || p.Type == "sysfs") {
+		return &hintError{err, "parts of this machine's /proc or /sys are masked, as inside another container; run that one with unmasked paths, or use --pid=host"}
+	}
+	return err
+}
+
+func (s *setup) devices() error {
+	for _, name := range rootfs.DefaultDevices() {
+		if s.hasMount(name) {
+			continue
+		}
+		p := rootfs.Plan{Source: name, Target: name, Bind: true, Create: true}
+		src, err := rootfs.Source(p)
+		if errors.Is(err, unix.ENOENT) {
+			continue // a host without it can not give it
+		}
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(s.root.Mount(p, src), src.Close()); err != nil {
+			return err
+		}
+	}
+	return s.root.Links()
+}
+
+func (s *setup) hasMount(target string) bool {
+	for _, m := range s.Spec.Mounts {
+		if filepath.Clean(m.Destination) == target {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *setup) terminal() error {
+	if !s.Spec.Process.Terminal {
+		return nil
+	}
+	var err error
+	if s.master, s.slave, err = s.root.Console(); err != nil {
+		return err
+	}
+	user := s.Spec.Process.User
+	if err := s.slave.Chown(int(user.UID), -1); err != nil {
+		return fmt.Errorf("chown terminal: %w", err)
+	}
+	if box := s.Spec.Process.ConsoleSize; box != nil {
+		ws := unix.Winsize{Row: uint16(box.Height), Col: uint16(box.Width)}
+		if err := unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
+			return fmt.Errorf("set terminal size: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *setup) protect() error {
+	var linux specs.Linux
+	if s.Spec.Linux != nil {
+		linux = *s.Spec.Linux
+	}
+	if err := s.root.Protect(linux.ReadonlyPaths); err != nil {
+		return err
+	}
+	return s.root.Mask(linux.MaskedPaths, s.null)
+}
+
+func (s *setup) readOnly() error {
+	if s.Spec.Root == nil || !s.Spec.Root.Readonly {
+		return nil
+	}
+	return s.root.ReadOnly()
+}
+
+func (s *setup) closeHost() error {
+	errs := []error{s.null.Close(), s.root.Close()}
+	for _, f := range s.binds {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
