@@ -3,6 +3,7 @@ package fuseunion
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,7 @@ func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer runtime.KeepAlive(dev)
 	for _, s := range []struct{ key, value string }{
 		{"source", opt.Source},
 		{"subtype", opt.Subtype},

@@ -61,6 +61,7 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(dev) // the loops know the number alone; a finalizer would close it
 	// Go opens devices non-blocking; a reader must sleep in read(2).
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return fmt.Errorf("set fuse device blocking: %w", err)
