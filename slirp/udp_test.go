@@ -171,8 +171,8 @@ func TestEcho(t *testing.T) {
 			t.Errorf("no reply from the stack's own address %s", gw)
 		}
 	}
-	if send(t, "192.0.2.1") {
-		t.Error("a reply from 192.0.2.1, which nobody has")
+	if send(t, "198.51.100.1") {
+		t.Error("a reply from 198.51.100.1, which nobody has")
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
 	if err != nil {
