@@ -13,6 +13,7 @@ type EventKind string
 // Kinds of events, in the order in which an image meets them.
 const (
 	EventResolve EventKind = "resolve" // a reference is being looked up at its source
+	EventFound   EventKind = "found"   // the image has Count layers with Total bytes, as far as is known
 	EventExists  EventKind = "exists"  // a layer is in the store already
 	EventWait    EventKind = "wait"    // another process is fetching the layer
 	EventFetch   EventKind = "fetch"   // Current of Total bytes of a layer have arrived
@@ -30,6 +31,7 @@ type Event struct {
 	Blob    digest.Digest `json:"blob,omitempty"`
 	Current int64         `json:"current,omitempty"` // compressed bytes
 	Total   int64         `json:"total,omitempty"`   // 0 if not known
+	Count   int           `json:"count,omitempty"`
 	ID      digest.Digest `json:"id,omitempty"`
 	Message string        `json:"message,omitempty"`
 }

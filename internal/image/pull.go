@@ -131,6 +131,7 @@ func (s *Store) add(ctx context.Context, f *found, want wantPlatform, rep *repor
 	if len(f.layers) != len(img.Layers) {
 		return nil, fmt.Errorf("manifest has %d layers but config has %d: %w", len(f.layers), len(img.Layers), ErrDigest)
 	}
+	rep.report(foundEvent(f))
 	pins, err := s.addLayers(ctx, f, img, rep)
 	defer func() { err = errors.Join(err, pins.release()) }()
 	if err != nil {
@@ -151,6 +152,14 @@ func (s *Store) add(ctx context.Context, f *found, want wantPlatform, rep *repor
 	img.addNames(f.names)
 	rep.report(Event{Kind: EventImage, ID: img.ID})
 	return img, nil
+}
+
+func foundEvent(f *found) Event {
+	e := Event{Kind: EventFound, Count: len(f.layers)}
+	for _, l := range f.layers {
+		e.Total += max(l.size, 0)
+	}
+	return e
 }
 
 // pins are locks on files that the store's committed images do not protect yet.
