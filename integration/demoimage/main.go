@@ -64,10 +64,10 @@ func build(dir, probe string) error {
 				WorkingDir: "/",
 			},
 		},
-		func(tw *tar.Writer) error { return base(tw, libs) },
-		func(tw *tar.Writer) error { return tools(tw, bins, probe) },
-		first,
-		second,
+		ocilayout.Entries(func(tw *tar.Writer) error { return base(tw, libs) }),
+		ocilayout.Entries(func(tw *tar.Writer) error { return tools(tw, bins, probe) }),
+		ocilayout.Entries(first),
+		ocilayout.Entries(second),
 	)
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -22,8 +23,19 @@ import (
 // Epoch is the time stamp of all that has no better one, so that equal contents give equal digests.
 var Epoch = time.Date(2024, 5, 17, 12, 0, 0, 0, time.UTC)
 
-// A Layer writes its entries in order.
-type Layer func(*tar.Writer) error
+// A Layer writes an uncompressed tar, its end included.
+type Layer func(io.Writer) error
+
+// Entries makes a layer of what fill writes.
+func Entries(fill func(*tar.Writer) error) Layer {
+	return func(w io.Writer) error {
+		tw := tar.NewWriter(w)
+		if err := fill(tw); err != nil {
+			return err
+		}
+		return tw.Close()
+	}
+}
 
 // Options are the parts of an image other than its layers.
 type Options struct {
@@ -108,11 +120,7 @@ func writeLayer(blobs string, level int, layer Layer) (desc v1.Descriptor, diffI
 		}
 		out, finish = gz, gz.Close
 	}
-	tw := tar.NewWriter(io.MultiWriter(out, diff))
-	if err := layer(tw); err != nil {
-		return desc, "", err
-	}
-	if err := tw.Close(); err != nil {
+	if err := layer(io.MultiWriter(out, diff)); err != nil {
 		return desc, "", err
 	}
 	if err := finish(); err != nil {
@@ -146,4 +154,69 @@ func putJSON(path string, v any) error {
 		return err
 	}
 	return os.WriteFile(path, append(data, '\n'), 0o644)
+}
+
+// CopyLayers writes the entries of some layers, by their index from 0, of the first image of a layout to tw.
+func CopyLayers(tw *tar.Writer, dir string, layers ...int) error {
+	var index v1.Index
+	if err := getJSON(filepath.Join(dir, v1.ImageIndexFile), &index); err != nil {
+		return err
+	}
+	var manifest v1.Manifest
+	if err := getJSON(blob(dir, index.Manifests[0].Digest), &manifest); err != nil {
+		return err
+	}
+	for _, i := range layers {
+		if err := copyLayer(tw, blob(dir, manifest.Layers[i].Digest)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyLayer(tw *tar.Writer, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	gz, err := gzip.NewReader(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return CopyTar(tw, gz)
+}
+
+// CopyTar writes the entries of a tar to tw, without the end.
+func CopyTar(tw *tar.Writer, r io.Reader) error {
+	for tr := tar.NewReader(r); ; {
+		hdr, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := tw.WriteHeader(hdr); err != nil {
+			return err
+		}
+		if _, err := io.Copy(tw, tr); err != nil {
+			return err
+		}
+	}
+}
+
+func blob(dir string, d digest.Digest) string {
+	return filepath.Join(dir, "blobs", d.Algorithm().String(), d.Encoded())
+}
+
+func getJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }

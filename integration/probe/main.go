@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,8 @@ var commands = map[string]func(args []string) error{
 	"sha256":        hash,         // the digest of stdin
 	"connect":       connect,      // ADDRESS TEXT: send it, print the answer
 	"echo":          echo,         // ADDRESS: serve one connection, then end
+	"datagram":      datagram,     // ADDRESS TEXT: the same by UDP
+	"get":           get,          // URL: the body
 	"resolve":       resolve,      // NAME
 	"try":           try,          // NAME...: the errno of each system call
 	"sysv":          sysv,         // KEY: make a SysV segment; list them
@@ -114,6 +117,40 @@ func connect(args []string) error {
 	}
 	fmt.Print(answer)
 	return nil
+}
+
+func datagram(args []string) error {
+	c, err := net.Dial("udp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, args[1]); err != nil {
+		return err
+	}
+	buf := make([]byte, 1500)
+	n, err := c.Read(buf)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", buf[:n])
+	return nil
+}
+
+func get(args []string) error {
+	resp, err := http.Get(args[0])
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	_, err = io.Copy(os.Stdout, resp.Body)
+	return err
 }
 
 func echo(args []string) error {

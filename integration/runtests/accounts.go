@@ -46,6 +46,7 @@ func (a *account) env(st *stage) []string {
 		"URUN_BINARY=" + st.bin("urun"), "URUN_PROBE=" + st.bin("probe"), "URUN_DEMO_IMAGE=" + filepath.Join(st.dir, "demo"),
 		"URUN_TEST_CACHE=" + testCache(a),
 	}
+	env = append(env, st.env...)
 	for _, name := range []string{"CI", "URUN_KILLS", "URUN_SEED", "http_proxy", "https_proxy", "no_proxy"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)

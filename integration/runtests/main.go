@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -71,6 +72,11 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 	}
 	if err := st.fill(); err != nil {
 		return false, err
+	}
+	if slices.ContainsFunc(pkgs, func(p testPackage) bool { return p.rel == "integration" }) {
+		if err := st.images(); err != nil {
+			return false, err
+		}
 	}
 
 	r := runner{stage: st, skips: skips, run: run, ci: os.Getenv("CI") == "true"}
@@ -147,6 +153,7 @@ func listTests(patterns []string) ([]testPackage, error) {
 type stage struct {
 	dir      string
 	accounts []*account
+	env      []string // where the images are
 }
 
 func newStage(accounts []*account) (*stage, error) {

@@ -1,0 +1,170 @@
+package integration
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/urun-dev/urun/integration/harness"
+)
+
+// listen serves one line a connection on the host's loopback: "TEXT seen\n".
+func listen(t *testing.T) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			go func() {
+				defer c.Close()
+				line, err := bufio.NewReader(c).ReadString('\n')
+				if err != nil {
+					return
+				}
+				fmt.Fprintf(c, "%s seen\n", strings.TrimSpace(line))
+			}()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+const toHost = "slirp:allow_host_loopback=true"
+
+func TestOutboundToTheHost(t *testing.T) {
+	port := listen(t)
+	harness.Run(t, "--network", toHost, "--", "/probe", "connect", fmt.Sprintf("10.0.2.2:%d", port), "hello").Says("hello seen")
+	// Not by default: the host's loopback is the user's own.
+	if r := harness.Run(t, "/probe", "connect", fmt.Sprintf("10.0.2.2:%d", port), "hello"); r.Code == 0 {
+		t.Errorf("%s\nthe host's loopback is open by default", r)
+	}
+	if r := harness.Run(t, "/probe", "connect", fmt.Sprintf("127.0.0.1:%d", port), "hello"); r.Code == 0 {
+		t.Errorf("%s\nthe host's loopback is the container's", r)
+	}
+	harness.Run(t, "--network=host", "--", "/probe", "connect", fmt.Sprintf("127.0.0.1:%d", port), "hello").Says("hello seen")
+}
+
+func TestRefusedStaysRefused(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := harness.Run(t, "--network", toHost, "--", "/probe", "connect", fmt.Sprintf("10.0.2.2:%d", port), "x")
+	if r.Code != 1 || !strings.Contains(r.Stderr, "connection refused") {
+		t.Errorf("%s", r)
+	}
+}
+
+func TestDownloadArrivesWhole(t *testing.T) {
+	const size = "200000000"
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		gen := exec.Command(harness.Probe, "gen", size)
+		gen.Stdout = w
+		if err := gen.Run(); err != nil {
+			t.Errorf("gen: %v", err)
+		}
+	})}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	want, err := exec.Command("sh", "-c", harness.Probe+" gen "+size+" | "+harness.Probe+" sha256").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://10.0.2.2:%d/", l.Addr().(*net.TCPAddr).Port)
+	harness.Run(t, "--network", toHost, "--", "sh", "-c", "/probe get "+url+" | /probe sha256").Says(strings.TrimSpace(string(want)))
+}
+
+func TestNames(t *testing.T) {
+	harness.Run(t, "/probe", "resolve", "localhost").Has("127.0.0.1")
+	r := harness.Run(t, "/probe", "resolve", "no-such-name.invalid")
+	if r.Code != 1 || !strings.Contains(r.Stderr, "no such host") {
+		t.Errorf("%s\nwant an answer that there is no such host", r)
+	}
+	harness.Run(t, "--add-host", "db.test:10.9.8.7", "--", "/probe", "resolve", "db.test").Says("10.9.8.7")
+	// A name that this machine resolves, resolves inside alike.
+	name := mirrorHost(t)
+	if _, err := net.LookupHost(name); err != nil {
+		t.Skipf("no name server answers for the package mirror: %v", err)
+	}
+	harness.Run(t, "/probe", "resolve", name).OK()
+}
+
+func TestPublishedPort(t *testing.T) {
+	port := freePort(t)
+	name := detach(t, []string{"-p", fmt.Sprintf("127.0.0.1:%d:7000", port)}, "sh", "-c", "while :; do /probe echo 0.0.0.0:7000; done")
+	var answer string
+	harness.Eventually(t, 10*time.Second, "the published port answers", func() bool {
+		out, err := exec.Command(harness.Probe, "connect", fmt.Sprintf("127.0.0.1:%d", port), "knock").Output()
+		answer = string(out)
+		return err == nil
+	})
+	if !strings.HasPrefix(answer, "knock echoed to ") {
+		t.Errorf("answer %q", answer)
+	}
+	harness.Urun(t, "port", name).Has(fmt.Sprint(port))
+	r := harness.Run(t, "-p", fmt.Sprintf("127.0.0.1:%d:7000", port), "--", "true")
+	r.Refused(fmt.Sprint(port))
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+func TestUDP(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := c.ReadFrom(buf)
+			if err != nil {
+				return // closed
+			}
+			if _, err := c.WriteTo(append([]byte("seen "), buf[:n]...), from); err != nil && !errors.Is(err, io.EOF) {
+				return
+			}
+		}
+	}()
+	port := c.LocalAddr().(*net.UDPAddr).Port
+	harness.Run(t, "--network", toHost, "--", "/probe", "datagram", fmt.Sprintf("10.0.2.2:%d", port), "hello").Says("seen hello")
+}
