@@ -72,7 +72,7 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := app.source(opts, m)
+	src, err := app.source(r.image(), opts, m)
 	if err != nil {
 		return err
 	}
@@ -152,12 +152,12 @@ type rootSource struct {
 }
 
 // source gets the image, or looks at the root directory.
-func (a *App) source(opts spec.Options, m userns.Map) (*rootSource, error) {
-	s := &rootSource{release: func() {}, name: opts.Image}
+func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource, error) {
+	s := &rootSource{release: func() {}, name: name}
 	if opts.Rootfs != "" {
 		return s, s.directory(opts.Rootfs)
 	}
-	img, err := a.getImage(opts)
+	img, err := a.getImage(name, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -169,10 +169,7 @@ func (a *App) source(opts spec.Options, m userns.Map) (*rootSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.release = func() {
-		// The lock ends with this process in any case.
-		_ = release()
-	}
+	s.release = release
 	s.id, s.config = img.ID.String(), img
 	s.image = &monitor.Image{Tree: img.Tree, Serve: launch.ServeOptions(m)}
 	for _, l := range img.Layers {
@@ -182,7 +179,7 @@ func (a *App) source(opts spec.Options, m userns.Map) (*rootSource, error) {
 }
 
 // getImage finds the image, pulling it as --pull says.
-func (a *App) getImage(opts spec.Options) (*image.Image, error) {
+func (a *App) getImage(name string, opts spec.Options) (*image.Image, error) {
 	store, err := a.Store()
 	if err != nil {
 		return nil, err
@@ -191,8 +188,8 @@ func (a *App) getImage(opts spec.Options) (*image.Image, error) {
 	if policy == "" {
 		policy = image.PolicyMissing
 	}
-	return store.Pull(context.Background(), opts.Image, image.PullOptions{
-		Platform: opts.Platform, Policy: policy, Progress: a.progress(opts.Quiet),
+	return store.Pull(context.Background(), name, image.PullOptions{
+		Platform: opts.Platform, Policy: policy,
 	})
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/urun-dev/urun/internal/spec"
 )
 
@@ -119,17 +121,43 @@ type ImageFlags struct {
 	Quiet    bool   `short:"q" group:"Image" help:"Show no progress."`
 }
 
+// runFlagOptions are what the parser needs for RunFlags to have docker's forms.
+func runFlagOptions() []kong.Option {
+	return []kong.Option{
+		// Values may begin with a hyphen: --memory-swap -1.
+		kong.WithHyphenPrefixedParameters(true),
+		// Kong's help flag has -h, and comes before the host name.
+		kong.PostBuild(func(k *kong.Kong) error {
+			if k.Model.HelpFlag != nil {
+				k.Model.HelpFlag.Short = 0
+			}
+			return nil
+		}),
+	}
+}
+
+// positional are the words behind the flags. A -- that ends the flags is kept
+// by kong, but belongs to us; a later one is the command's.
+func (f *RunFlags) positional() []string {
+	args := f.ImageAndCommand
+	if len(args) > 0 && args[0] == "--" {
+		args = args[1:]
+	}
+	return args
+}
+
 // image is the image that was named; empty with --rootfs.
 func (f *RunFlags) image() string {
-	if f.Rootfs != "" || len(f.ImageAndCommand) == 0 {
+	args := f.positional()
+	if f.Rootfs != "" || len(args) == 0 {
 		return ""
 	}
-	return f.ImageAndCommand[0]
+	return args[0]
 }
 
 // command is the command line behind the image.
 func (f *RunFlags) command() []string {
-	args := f.ImageAndCommand
+	args := f.positional()
 	if f.Rootfs == "" && len(args) > 0 {
 		args = args[1:]
 	}
@@ -142,7 +170,7 @@ func (f *RunFlags) options() (spec.Options, error) {
 		return spec.Options{}, errors.New("name an image to run, or a directory with --rootfs")
 	}
 	return spec.Options{
-		Args: f.command(),
+		Image: f.image(), Args: f.command(),
 		Name: f.Name, CIDFile: f.CIDFile, Hostname: f.Hostname, Domainname: f.Domainname,
 		Labels: f.Label, LabelFiles: f.LabelFile, Annotations: f.Annotation,
 		Platform: f.Platform, Pull: f.Pull, Rootfs: f.Rootfs, Storage: f.Storage, LogLevel: f.LogLevel,

@@ -15,14 +15,10 @@ func parseRun(t testing.TB, args ...string) (*RunFlags, error) {
 			RunFlags
 		} `cmd:""`
 	}
-	p, err := kong.New(&cli, kong.Name("urun"), kong.Exit(func(int) { t.Fatal("the parser ended the program") }))
+	opts := append(runFlagOptions(), kong.Name("urun"), kong.Exit(func(int) { t.Fatal("the parser ended the program") }))
+	p, err := kong.New(&cli, opts...)
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, n := range p.Model.Children {
-		if n.HelpFlag != nil && n.HelpFlag.Short == 'h' {
-			t.Fatal("help has taken -h")
-		}
 	}
 	_, err = p.Parse(append([]string{"run"}, args...))
 	return &cli.Run.RunFlags, err
