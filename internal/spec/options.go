@@ -3,8 +3,9 @@ package spec
 // Options are the flags of `urun run` as given. The zero value is a run
 // without flags.
 type Options struct {
-	// Args is the command line behind the image.
-	Args []string
+	// Image as the user wrote it, and the command line behind it.
+	Image string
+	Args  []string
 
 	// Identity.
 	Name, CIDFile          string

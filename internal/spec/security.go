@@ -193,12 +193,13 @@ func (b *builder) sysctls() error {
 	b.linux.Sysctl = map[string]string{}
 	for _, s := range b.opt.Sysctls {
 		k, v, ok := strings.Cut(s, "=")
-		// Both net/ipv4/x and net.ipv4.x are sysctl(8)'s; a name that contains a
-		// dot, as an interface's may, needs slashes.
+		// Both net/ipv4/x and net.ipv4.x are sysctl(8)'s.
 		dotted := strings.ReplaceAll(k, "/", ".")
 		switch {
-		case !ok || k == "" || strings.Contains(k, ".."):
+		case !ok || k == "" || strings.Contains(dotted, ".."):
 			return fmt.Errorf("--sysctl %s: must be name=value", s)
+		case strings.Contains(k, "/") && strings.Contains(k, "."):
+			return fmt.Errorf("--sysctl %s: a name with both dots and slashes is ambiguous", s)
 		case strings.HasPrefix(dotted, "net."):
 			if b.c.Network.mode() != Private {
 				return fmt.Errorf("--sysctl %s: not allowed with --network=%s", k, b.c.Network.Mode)
@@ -210,7 +211,7 @@ func (b *builder) sysctls() error {
 		default:
 			return fmt.Errorf("--sysctl %s: not in a namespace of the container", k)
 		}
-		b.linux.Sysctl[k] = v
+		b.linux.Sysctl[dotted] = v
 	}
 	return nil
 }
