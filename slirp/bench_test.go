@@ -1,5 +1,261 @@
 package slirp
 
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The benchmarks put client, server and stack in three processes, as they are in life.
+
 const trafficArg = "__traffic"
 
-func traffic([]string) int { return 0 }
+// traffic is the other two processes: "serve" on the host's loopback, and the clients inside, which print one number.
+func traffic(args []string) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "traffic:", err)
+		return 1
+	}
+	if args[0] == "serve" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fail(err)
+		}
+		fmt.Println(l.Addr().(*net.TCPAddr).Port)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return fail(err)
+			}
+			go serveTraffic(c.(*net.TCPConn))
+		}
+	}
+	const span = 2 * time.Second
+	addr := args[1]
+	switch args[0] {
+	case "up", "down":
+		streams, err := strconv.Atoi(args[2])
+		if err != nil {
+			return fail(err)
+		}
+		var moved atomic.Int64
+		var wg sync.WaitGroup
+		start := time.Now()
+		for range streams {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				return fail(err)
+			}
+			c.SetDeadline(start.Add(span))
+			io.WriteString(c, args[0][:1])
+			wg.Go(func() {
+				buf := make([]byte, 256<<10)
+				for {
+					var n int
+					var err error
+					if args[0] == "up" {
+						n, err = c.Write(buf)
+					} else {
+						n, err = c.Read(buf)
+					}
+					moved.Add(int64(n))
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		fmt.Println(float64(moved.Load()) * 8 / 1e9 / time.Since(start).Seconds())
+	case "connect":
+		start, n := time.Now(), 0
+		for ; time.Since(start) < span; n++ {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				return fail(err)
+			}
+			c.Close()
+		}
+		fmt.Println(float64(n) / time.Since(start).Seconds())
+	case "rtt":
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return fail(err)
+		}
+		io.WriteString(c, "e")
+		b := make([]byte, 1)
+		var took []float64
+		for start := time.Now(); time.Since(start) < span; {
+			t := time.Now()
+			if _, err := c.Write(b); err != nil {
+				return fail(err)
+			}
+			if _, err := io.ReadFull(c, b); err != nil {
+				return fail(err)
+			}
+			took = append(took, float64(time.Since(t).Nanoseconds())/1e3)
+		}
+		sort.Float64s(took)
+		fmt.Println(took[len(took)/2])
+	}
+	return 0
+}
+
+func serveTraffic(c *net.TCPConn) {
+	defer c.Close()
+	mode := make([]byte, 1)
+	if _, err := io.ReadFull(c, mode); err != nil {
+		return
+	}
+	buf := make([]byte, 256<<10)
+	for {
+		n := len(buf)
+		var err error
+		if mode[0] != 'd' {
+			n, err = c.Read(buf)
+		}
+		if err == nil && mode[0] != 'u' {
+			_, err = c.Write(buf[:n])
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func trafficServer(t testing.TB) string {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", trafficArg, "serve")
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// slirp4netns makes a namespace whose network is slirp4netns, for comparison.
+func slirp4netns(t testing.TB, mtu string) *space {
+	t.Helper()
+	path, err := exec.LookPath("slirp4netns")
+	if err != nil {
+		t.Skip("no slirp4netns (apt-get install slirp4netns)")
+	}
+	s := startSpace(t, Config{}, "bare")
+	s.tun.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	cmd := exec.Command(path, "--configure", "--mtu="+mtu, "--ready-fd=3", strconv.Itoa(s.cmd.Process.Pid), "tap0")
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		t.Skipf("slirp4netns does not start: %v", err)
+	}
+	return s
+}
+
+// BenchmarkTraffic prints throughput, connects a second and round trips of this stack and of slirp4netns. Each round is
+// two seconds for each figure; -benchtime=5x makes five rounds, whose medians count.
+func BenchmarkTraffic(b *testing.B) {
+	port := trafficServer(b)
+	spaces := []struct {
+		name, gateway string
+		start         func(testing.TB) *space
+	}{
+		{"loopback", "127.0.0.1", nil},
+		{"slirp", "10.0.2.2", func(t testing.TB) *space { return newSpace(t, loopbackAllowed) }},
+		{"slirp4netns-1500", "10.0.2.2", func(t testing.TB) *space { return slirp4netns(t, "1500") }},
+		{"slirp4netns-65520", "10.0.2.2", func(t testing.TB) *space { return slirp4netns(t, "65520") }},
+	}
+	for _, sp := range spaces {
+		b.Run(sp.name, func(b *testing.B) {
+			run := func(args ...string) float64 {
+				out, err := exec.Command("/proc/self/exe", append([]string{trafficArg}, args...)...).Output()
+				if err != nil {
+					b.Fatal(err)
+				}
+				v, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+				if err != nil {
+					b.Fatal(err)
+				}
+				return v
+			}
+			if sp.start != nil {
+				s := sp.start(b)
+				run = func(args ...string) float64 { return s.run(b, args...) }
+			}
+			addr := sp.gateway + ":" + port
+			figures := []struct {
+				unit string
+				args []string
+				vals []float64
+			}{
+				{"up1-Gbit/s", []string{"up", addr, "1"}, nil},
+				{"up8-Gbit/s", []string{"up", addr, "8"}, nil},
+				{"down1-Gbit/s", []string{"down", addr, "1"}, nil},
+				{"connects/s", []string{"connect", addr}, nil},
+				{"rtt-us", []string{"rtt", addr}, nil},
+			}
+			for b.Loop() {
+				for i := range figures {
+					figures[i].vals = append(figures[i].vals, run(figures[i].args...))
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for _, f := range figures {
+				sort.Float64s(f.vals)
+				b.ReportMetric(f.vals[len(f.vals)/2], f.unit)
+			}
+		})
+	}
+}
+
+// BenchmarkConfigure is what the start of a container waits for.
+func BenchmarkAttach(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		s := startSpace(b, Config{})
+		b.StartTimer()
+		n, err := New(Config{}, s.tun, nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		s.serve(n)
+		b.StartTimer()
+	}
+}

@@ -63,6 +63,7 @@ func configure(cfg Config, path string) (*os.File, error) {
 	b.defaultRoute(tunName, index, cfg.Gateway4)
 	if ipv6 {
 		b.address(tunName, index, cfg.Address6)
+		b.localRoute(tunName, index, cfg.Address6.Addr())
 		b.defaultRoute(tunName, index, cfg.Gateway6)
 	}
 	if err := b.send(); err != nil {

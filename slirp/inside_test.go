@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -46,18 +47,28 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-type insideRequest struct{ Domain, Type, Proto int }
+// insideRequest asks for a socket, or for a run of traffic.
+type insideRequest struct {
+	Domain, Type, Proto int
+	Run                 []string
+}
 
 func inside() error {
 	var cfg Config
 	if err := json.Unmarshal([]byte(os.Args[2]), &cfg); err != nil {
 		return err
 	}
-	tun, err := Configure(cfg)
+	const ctl = 3
+	var tun *os.File
+	var err error
+	if len(os.Args) > 3 { // somebody else makes the network: send any descriptor
+		tun, err = os.Open("/dev/null")
+	} else {
+		tun, err = Configure(cfg)
+	}
 	if err != nil {
 		return err
 	}
-	const ctl = 3
 	if err := unix.Sendmsg(ctl, []byte{0}, unix.UnixRights(int(tun.Fd())), nil, 0); err != nil {
 		return err
 	}
@@ -76,6 +87,18 @@ func inside() error {
 		var req insideRequest
 		if err := json.Unmarshal(buf[:n], &req); err != nil {
 			return err
+		}
+		if req.Run != nil {
+			cmd := exec.Command("/proc/self/exe", append([]string{trafficArg}, req.Run...)...)
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
+			if err != nil {
+				out = fmt.Appendf(nil, "error: %v", err)
+			}
+			if err := unix.Sendmsg(ctl, append(out, '\n'), nil, nil, 0); err != nil {
+				return err
+			}
+			continue
 		}
 		fd, err := unix.Socket(req.Domain, req.Type|unix.SOCK_CLOEXEC, req.Proto)
 		if err != nil {
@@ -102,7 +125,7 @@ type space struct {
 }
 
 // startSpace makes the namespace and leaves the TUN to the caller.
-func startSpace(t testing.TB, cfg Config) *space {
+func startSpace(t testing.TB, cfg Config, bare ...string) *space {
 	t.Helper()
 	js, err := json.Marshal(cfg)
 	if err != nil {
@@ -114,7 +137,7 @@ func startSpace(t testing.TB, cfg Config) *space {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "ctl")
 	s := &space{t: t, ctl: pair[0]}
-	s.cmd = exec.Command("/proc/self/exe", insideArg, string(js))
+	s.cmd = exec.Command("/proc/self/exe", append([]string{insideArg, string(js)}, bare...)...)
 	s.cmd.Stderr = os.Stderr
 	s.cmd.ExtraFiles = []*os.File{theirs}
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -209,7 +232,7 @@ func (s *space) receive() (int, error) {
 func (s *space) socket(domain, typ, proto int) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	js, err := json.Marshal(insideRequest{domain, typ, proto})
+	js, err := json.Marshal(insideRequest{Domain: domain, Type: typ, Proto: proto})
 	if err != nil {
 		return -1, err
 	}
@@ -217,6 +240,33 @@ func (s *space) socket(domain, typ, proto int) (int, error) {
 		return -1, err
 	}
 	return s.receive()
+}
+
+// run makes traffic inside and returns the figure that it prints.
+func (s *space) run(t testing.TB, args ...string) float64 {
+	t.Helper()
+	js, err := json.Marshal(insideRequest{Run: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Sendmsg(s.ctl, js, nil, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 512)
+	for {
+		n, _, err := unix.Recvfrom(s.ctl, buf, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(string(buf[:n])), 64)
+		if err != nil {
+			t.Fatalf("traffic %v: %s", args, buf[:n])
+		}
+		return v
+	}
 }
 
 func family46(a netip.Addr) int {

@@ -99,6 +99,21 @@ func (b *batch) address(name string, index int32, p netip.Prefix) {
 		attr(unix.IFA_LOCAL, ip), attr(unix.IFA_ADDRESS, ip), attrU32(unix.IFA_FLAGS, unix.IFA_F_NODAD|unix.IFA_F_PERMANENT))
 }
 
+// localRoute makes the kernel take packets to an IPv6 address as its own. It does so by itself for every address, but
+// from a work queue, some time after the address was acknowledged (addrconf_dad_completed), and sends what comes before
+// that back to the TUN. A route of our own, of another metric, is there at once.
+func (b *batch) localRoute(name string, index int32, a netip.Addr) {
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0] = unix.AF_INET6
+	body[1] = 128
+	body[4] = unix.RT_TABLE_LOCAL
+	body[5] = unix.RTPROT_BOOT
+	body[6] = unix.RT_SCOPE_HOST
+	body[7] = unix.RTN_LOCAL
+	b.request(fmt.Sprintf("add local route %s to %s", a, name), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body,
+		attr(unix.RTA_DST, a.AsSlice()), attrU32(unix.RTA_OIF, uint32(index)), attrU32(unix.RTA_PRIORITY, 1024))
+}
+
 func (b *batch) defaultRoute(name string, index int32, gw netip.Addr) {
 	body := make([]byte, unix.SizeofRtMsg)
 	body[0] = rtFamily(gw)

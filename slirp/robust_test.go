@@ -1,0 +1,307 @@
+package slirp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func openFDs(t testing.TB) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+func TestConfiguredAddressesWorkAtOnce(t *testing.T) {
+	port := map[string]int{}
+	for _, f := range families {
+		port[f.network] = hostTCP(t, f.network, echoTCP)
+	}
+	for range 10 {
+		s := newSpace(t, loopbackAllowed)
+		for _, f := range families {
+			start := time.Now()
+			c, err := s.dial("tcp", fmt.Sprintf("%s:%d", f.gateway, port[f.network]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			if d := time.Since(start); d > 500*time.Millisecond {
+				t.Errorf("%s: first connect took %v", f.name, d)
+			}
+		}
+	}
+}
+
+func TestManyConnectionsLeaveNothing(t *testing.T) {
+	total := 10000
+	if testing.Short() {
+		total = 1000
+	}
+	s := newSpace(t, loopbackAllowed)
+	port := hostTCP(t, "tcp4", echoTCP)
+	one := func() error {
+		c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+		if err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Write([]byte("x")); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	for range 10 {
+		if err := one(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goroutines, fds := runtime.NumGoroutine(), openFDs(t)
+	start := time.Now()
+	for i := range total {
+		if err := one(); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	t.Logf("%d connections in %v", total, time.Since(start))
+	waitFor(t, "goroutines and descriptors to go", func() bool {
+		return s.net.tcp.flows.Load() == 0 && runtime.NumGoroutine() <= goroutines+10 && openFDs(t) <= fds+10
+	})
+}
+
+func TestManyFlowsAtOnce(t *testing.T) {
+	const flows = 1000
+	s := newSpace(t, loopbackAllowed)
+	port := hostTCP(t, "tcp4", echoTCP)
+	conns := make([]net.Conn, flows)
+	for i := range conns {
+		c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+		if err != nil {
+			t.Fatalf("flow %d: %v", i, err)
+		}
+		defer c.Close()
+		conns[i] = c
+	}
+	var wg sync.WaitGroup
+	for i, c := range conns {
+		wg.Go(func() { roundTrip(t, c, fmt.Appendf(nil, "flow %d", i)) })
+	}
+	wg.Wait()
+}
+
+func TestSlowReaderHoldsTheWriterUp(t *testing.T) {
+	s := newSpace(t, loopbackAllowed)
+	release := make(chan struct{})
+	got := make(chan error, 1)
+	port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
+		defer c.Close()
+		<-release
+		got <- compare(c, 7, 64<<20)
+	})
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sent atomic.Int64
+	go func() {
+		src := newStream(7)
+		buf := make([]byte, 64<<10)
+		for range 1024 {
+			src.Read(buf)
+			n, err := c.Write(buf)
+			sent.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+		c.Close()
+	}()
+	var before int64 = -1
+	waitFor(t, "the writer to stop", func() bool {
+		time.Sleep(200 * time.Millisecond)
+		now := sent.Load()
+		stopped := now == before
+		before = now
+		return stopped
+	})
+	if before >= 48<<20 {
+		t.Errorf("%d MB went out before anybody read", before>>20)
+	}
+	close(release)
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestContainerKilledMidStream(t *testing.T) {
+	s := newSpace(t, loopbackAllowed)
+	goroutines := runtime.NumGoroutine()
+	ended := make(chan error, 1)
+	port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
+		_, err := io.Copy(io.Discard, c)
+		c.Close()
+		ended <- err
+	})
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(c, newStream(1))
+	time.Sleep(50 * time.Millisecond)
+	// What the kernel does to the sockets of a killed process that has unread or unsent data.
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the host sees %v, want ECONNRESET", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("the host's connection does not end")
+	}
+	waitFor(t, "goroutines to go", func() bool { return runtime.NumGoroutine() <= goroutines+3 })
+}
+
+func TestDescriptorShortagePasses(t *testing.T) {
+	s := newSpace(t, Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}})
+	port := hostTCP(t, "tcp4", echoTCP)
+	// Inside needs a descriptor here, too: have the socket before there are none.
+	fd, err := s.socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	low := old
+	low.Cur = uint64(fd) // the lowest free descriptor is above it
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, (*syscall.Rlimit)(&low)); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(500*time.Millisecond, func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, (*syscall.Rlimit)(&old)); err != nil {
+			t.Error(err)
+		}
+	})
+	start := time.Now()
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{10, 0, 2, 2}, Port: port})
+	}
+	if err != nil {
+		t.Errorf("connect while there are no descriptors: %v, want it to wait", err)
+	}
+	if d := time.Since(start); d < 400*time.Millisecond {
+		t.Errorf("connected after %v: there was no shortage", d)
+	}
+	unix.Close(fd)
+}
+
+func TestNewStackOnTheSameTUN(t *testing.T) {
+	s := startSpace(t, loopbackAllowed)
+	port := hostTCP(t, "tcp4", echoTCP)
+	kept, err := unix.FcntlInt(s.tun.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := New(loopbackAllowed, s.tun, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- first.Serve(ctx) }()
+	old, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	roundTrip(t, old, []byte("before"))
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	second, err := New(loopbackAllowed, os.NewFile(uintptr(kept), "tun"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.serve(second)
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("after"))
+	old.SetDeadline(time.Now().Add(5 * time.Second))
+	old.Write([]byte("x"))
+	if _, err := old.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the connection of the first stack: %v, want it reset", err)
+	}
+}
+
+func TestServeLeavesNothing(t *testing.T) {
+	goroutines, fds := runtime.NumGoroutine(), openFDs(t)
+	t.Run("serve", func(t *testing.T) {
+		s := newSpace(t, Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}, {ContainerPort: 80, Protocol: "udp"}}})
+		port := hostTCP(t, "tcp4", echoTCP)
+		for range 20 {
+			c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close() })
+			roundTrip(t, c, []byte("x"))
+		}
+		u, err := s.dial("udp", fmt.Sprintf("10.0.2.2:%d", hostUDP(t, "127.0.0.1:0", echoUDP)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { u.Close() })
+		roundTrip(t, u, []byte("x"))
+	})
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		g, f := runtime.NumGoroutine(), openFDs(t)
+		if g <= goroutines && f <= fds {
+			return
+		}
+		if time.Now().After(end) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines of %d, %d descriptors of %d:\n%s", g, goroutines, f, fds, buf[:runtime.Stack(buf, true)])
+		}
+	}
+}
+
+func TestConfigureLoopback(t *testing.T) {
+	c, err := Config{}.WithDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.MTU != 1500 || c.Address4.String() != "10.0.2.100/24" || c.DNS6.String() != "fd75:7275:6e00::3" {
+		t.Errorf("defaults: %+v", c)
+	}
+	for name, bad := range map[string]Config{
+		"mtu":      {MTU: 100},
+		"protocol": {Ports: []PortMapping{{ContainerPort: 1, Protocol: "sctp"}}},
+		"port":     {Ports: []PortMapping{{HostPort: 1}}},
+	} {
+		if _, err := bad.WithDefaults(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
