@@ -119,8 +119,11 @@ type Volume struct {
 
 // Limits are what a cgroup has to enforce. Zero is no limit everywhere.
 type Limits struct {
-	Memory            int64  // bytes
-	MemorySwap        int64  // bytes of memory and swap together; -1: unlimited swap
+	Memory     int64 // bytes
+	MemorySwap int64 // bytes of memory and swap together; -1: unlimited swap
+	// SwapDefault: MemorySwap is docker's default of twice the memory, which
+	// nobody asked for: it may be left out where the kernel does not count swap.
+	SwapDefault       bool
 	MemoryReservation int64  // bytes
 	CPUQuota          int64  // µs of CPU time a period
 	CPUPeriod         uint64 // µs

@@ -68,7 +68,7 @@ func (b *builder) memory(l *Limits) error {
 	}
 	if l.Memory > 0 && l.MemorySwap == 0 {
 		// docker: as much swap as memory.
-		l.MemorySwap = 2 * l.Memory
+		l.MemorySwap, l.SwapDefault = 2*l.Memory, true
 	}
 	return nil
 }

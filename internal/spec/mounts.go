@@ -35,7 +35,13 @@ func (b *builder) defaultMounts() []specs.Mount {
 		)
 	}
 	if ns.IPC.Mode == HostNS {
-		return append(out, bindHost("/dev/shm"), bindHost("/dev/mqueue"))
+		for _, name := range []string{"/dev/shm", "/dev/mqueue"} {
+			// A small machine may have neither; then there is nothing to share.
+			if _, err := b.facts.Host.Stat(name); err == nil {
+				out = append(out, bindHost(name))
+			}
+		}
+		return out
 	}
 	// The namespace of another container: its queues can be mounted, its
 	// /dev/shm is a mount that only the caller can reach.
