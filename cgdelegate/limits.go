@@ -204,8 +204,12 @@ func (l Limits) check() error {
 		n    int64
 		min  int64
 	}{
-		{"memory", l.Memory, -1}, {"memory reservation", l.MemoryReservation, 0}, {"memory high", l.MemoryHigh, -1},
-		{"memory and swap", l.MemorySwap, -1}, {"cpu quota", l.CPUQuota, -1}, {"pids", l.Pids, -1},
+		{"memory", l.Memory, -1},
+		{"memory reservation", l.MemoryReservation, 0},
+		{"memory high", l.MemoryHigh, -1},
+		{"memory and swap", l.MemorySwap, -1},
+		{"cpu quota", l.CPUQuota, -1},
+		{"pids", l.Pids, -1},
 	} {
 		if f.n < f.min {
 			errs = append(errs, bad("%s is %d", f.name, f.n))

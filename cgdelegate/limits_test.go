@@ -28,12 +28,14 @@ func TestLimitsBecomeSettings(t *testing.T) {
 		{"pids", Limits{Pids: 50}, "pids.max=50", "pids"},
 		{"pids lifted", Limits{Pids: -1}, "pids.max=max", "pids"},
 		{
-			"io", Limits{IOWeight: 500, IODevices: []IOLimit{{Major: 8, ReadBPS: 1, WriteIOPS: 4}, {Major: 9}}},
+			"io",
+			Limits{IOWeight: 500, IODevices: []IOLimit{{Major: 8, ReadBPS: 1, WriteIOPS: 4}, {Major: 9}}},
 			"io.weight=default 500;io.max=8:0 rbps=1 wiops=4", "io",
 		},
 		{"huge pages", Limits{Hugetlb: []HugetlbLimit{{"2MB", 4}}}, "hugetlb.2MB.max=4", "hugetlb"},
 		{
-			"unified comes last, sorted", Limits{Pids: 1, Unified: map[string]string{"memory.zswap.max": "0", "cpu.max": "max"}},
+			"unified comes last, sorted",
+			Limits{Pids: 1, Unified: map[string]string{"memory.zswap.max": "0", "cpu.max": "max"}},
 			"pids.max=1;cpu.max=max;memory.zswap.max=0", "cpu memory pids",
 		},
 	} {

@@ -206,7 +206,10 @@ func TestAStartedChildHasItsMapAndAllCapabilities(t *testing.T) {
 	needUserNS(t)
 	id := Current()
 	for _, req := range []Request{
-		{}, {Mode: ModeHost}, {Mode: ModeSingle}, {Mode: ModeKeepID},
+		{},
+		{Mode: ModeHost},
+		{Mode: ModeSingle},
+		{Mode: ModeKeepID},
 		{Mode: ModeKeepID, UID: ptr(4321), GID: ptr(1234)},
 	} {
 		t.Run("mode "+req.Mode, func(t *testing.T) {
