@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,10 +41,7 @@ func (c *ImagesCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
-	images, err := store.List()
-	if err != nil {
-		return err
-	}
+	images, listErr := store.List() // one damaged image does not hide the others
 	filters := c.Filter
 	if c.Name != "" {
 		filters = append(slices.Clone(filters), "reference="+c.Name)
@@ -63,7 +61,7 @@ func (c *ImagesCmd) Run(app *App) error {
 			}
 		}
 	}
-	return c.print(app, rows)
+	return errors.Join(c.print(app, rows), listErr)
 }
 
 func (c *ImagesCmd) print(app *App, rows []imageRow) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 // Image is an image of the store, ready to be mounted.
@@ -308,7 +309,7 @@ func (s *Store) names() (map[digest.Digest][]Reference, error) {
 	return names, nil
 }
 
-// List gives every image of the store, with all its names.
+// List gives every image of the store, with all its names. Images that cannot be read are left out; the error tells of them.
 func (s *Store) List() ([]*Image, error) {
 	names, err := s.names()
 	if err != nil {
@@ -319,18 +320,19 @@ func (s *Store) List() ([]*Image, error) {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
 	images := make([]*Image, 0, len(ids))
+	var errs []error
 	for _, id := range ids {
 		img, err := s.load(id)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed since the directory was read
+		case err != nil:
+			errs = append(errs, fmt.Errorf("image %s: %w", id, err))
+		default:
+			img.addNames(names[id])
+			images = append(images, img)
 		}
-		if err != nil {
-			return nil, fmt.Errorf("list images: %w", err)
-		}
-		img.addNames(names[id])
-		images = append(images, img)
 	}
-	return images, nil
+	return images, errors.Join(errs...)
 }
 
 // Inspect is Resolve with all names.
@@ -363,6 +365,8 @@ func (img *Image) addNames(names []Reference) {
 func (s *Store) Hold(img *Image) (release func(), err error) {
 	l, err := pin(s.configPath(img.ID))
 	switch {
+	case s.readOnly && (errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EOPNOTSUPP)):
+		return func() {}, nil // a file system without locks; whoever shares a store on one must not prune it meanwhile
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("hold image %s: %w", img.ID, ErrNotFound)
 	case err != nil:

@@ -128,7 +128,7 @@ func explainRegistry(err error, ref Reference) error {
 		return withHint(fmt.Errorf("access denied by %s (no such repository, or a login is needed): %w", ref.Registry, err),
 			"urun login %s", ref.Registry)
 	case errors.As(err, &te) && te.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%s has no %s: %w", ref.Registry, ref.Familiar(), ErrNotFound)
+		return fmt.Errorf("%s does not have it: %w", ref.Registry, ErrNotFound)
 	case errors.As(err, &te) && te.StatusCode == http.StatusTooManyRequests:
 		return withHint(err, "the registry limits pulls; `urun login %s` may raise the limit", ref.Registry)
 	case errors.As(err, &certErr):

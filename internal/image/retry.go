@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -103,7 +102,7 @@ func (b *blobReader) request() error {
 	ctx, cancel := context.WithCancel(b.ctx)
 	var header []string
 	if b.offset > 0 {
-		header = []string{"Range", "bytes=" + strconv.FormatInt(b.offset, 10) + "-"}
+		header = []string{"Range", fmt.Sprintf("bytes=%d-%d", b.offset, b.desc.Size-1)} // some registries want both ends
 	}
 	resp, err := b.reg.get(ctx, b.reg.base+"/blobs/"+b.desc.Digest.String(), header...)
 	if err != nil {
@@ -137,8 +136,8 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		if err == nil {
 			continue
 		}
-		if err == io.EOF && b.offset >= b.desc.Size {
-			return 0, io.EOF
+		if err == io.EOF {
+			return 0, io.EOF // a whole answer, by HTTP's own framing; if it is too short, the verifier says so
 		}
 		if err := b.resume(err); err != nil {
 			return 0, err
@@ -150,9 +149,6 @@ func (b *blobReader) Read(p []byte) (int, error) {
 func (b *blobReader) resume(err error) error {
 	if b.hung.Load() {
 		err = errStalled
-	}
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
 	}
 	// The connection is lost in any case; how it closes tells nothing.
 	_ = b.Close()

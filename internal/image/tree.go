@@ -55,6 +55,9 @@ func (s *Store) buildTree(w *workDir, img *Image) (*lockFile, error) {
 		return nil, err
 	}
 	err = fuseunion.MergeTree(layers, f)
+	if errors.Is(err, fuseunion.ErrDamaged) {
+		err = withHint(err, "remove the image (urun rmi -f %s) and pull it again", img.ShortID())
+	}
 	if err == nil {
 		err = f.Sync()
 	}
