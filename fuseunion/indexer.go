@@ -232,7 +232,8 @@ func (ix *indexer) addLink(dir uint32, base, linkname string) error {
 	if _, ok := ix.lookup(dir, base); ok {
 		return errors.New("name given twice in the layer")
 	}
-	if n, ok := ix.find(target); ok {
+	// An implicit directory may stand for a lower link, which may be the target.
+	if n, ok := ix.find(target); ok && ix.nodes[n].flags&flagImplicit == 0 {
 		if ix.nodes[n].mode&unix.S_IFMT == unix.S_IFDIR {
 			return fmt.Errorf("hard link to %.200q: a directory", target)
 		}

@@ -50,7 +50,7 @@ func MergeTree(layers []Layer, out io.Writer) (err error) {
 type inode struct {
 	node
 	src     *mapped // the index that its link target, extents and xattrs are in
-	touched uint32  // the last layer, counted from 1, that has it
+	touched uint32  // of a directory: the last layer, counted from 1, that has it
 	number  uint32  // in the finished tree
 	kids    []child // of a directory, sorted by name
 	parent  *inode  // of a directory
@@ -67,6 +67,7 @@ func (n *inode) find(name string) (int, bool) {
 type child struct {
 	name string
 	*inode
+	layer uint32 // that gave the name, counted from 1: a link may be newer than its inode
 }
 
 type merger struct {
@@ -195,17 +196,23 @@ func (m *merger) applyDir(dst *inode, dir uint32) error {
 // prune takes away what is not of the layer being applied. (Only over a redirect
 // is there anything of that layer in a directory yet.)
 func (m *merger) prune(dir *inode) {
-	dir.kids = slices.DeleteFunc(dir.kids, func(c child) bool { return m.hide(c.inode) })
+	dir.kids = slices.DeleteFunc(dir.kids, func(c child) bool { return m.hide(c) })
 }
 
-// hide reports whether a whiteout takes n away as a whole.
-func (m *merger) hide(n *inode) bool {
-	if n.touched != m.layer {
+// hide reports whether a whiteout takes a name away as a whole.
+func (m *merger) hide(c child) bool {
+	if !c.isDir() {
+		return c.layer != m.layer
+	}
+	if c.touched != m.layer {
 		return true
 	}
-	if n.isDir() {
-		m.prune(n)
+	if c.node.layer != m.layer-1 {
+		// The layer has entries below it but does not list it: the metadata is a lower
+		// layer's, and hidden.
+		c.node, c.src = node{mode: unix.S_IFDIR | 0o755}, nil
 	}
+	m.prune(c.inode)
 	return false
 }
 
@@ -229,25 +236,28 @@ func (m *merger) mergeList(dst *inode, list direntList) error {
 			k++
 		}
 		kids, old = append(kids, old[:k]...), old[k:]
-		var over *inode
+		var over child
 		if len(old) > 0 && old[0].name == name {
-			over, old = old[0].inode, old[1:]
+			over, old = old[0], old[1:]
 		}
 		if d.node == noNode {
-			if over != nil && !m.hide(over) {
-				kids = append(kids, child{name, over})
+			if over.inode != nil && !m.hide(over) {
+				kids = append(kids, over)
 			}
 			continue
 		}
-		if over == nil && len(kids) > 0 && kids[len(kids)-1].name == name {
+		if over.inode == nil && len(kids) > 0 && kids[len(kids)-1].name == name {
 			// A whiteout came before and spared an entry of this layer.
-			over, kids = kids[len(kids)-1].inode, kids[:len(kids)-1]
+			over, kids = kids[len(kids)-1], kids[:len(kids)-1]
 		}
-		n, err := m.applyEntry(dst, over, name, d.node)
+		n, err := m.applyEntry(dst, over.inode, name, d.node)
 		if err != nil {
 			return err
 		}
-		kids = append(kids, child{name, n})
+		if n != over.inode {
+			over = child{name, n, m.layer}
+		}
+		kids = append(kids, over)
 	}
 	dst.kids = append(kids, old...)
 	return nil
@@ -271,7 +281,7 @@ func (m *merger) applyEntry(dir, over *inode, name string, number uint32) (*inod
 	}
 	if src.mode&unix.S_IFMT != unix.S_IFDIR {
 		n := m.newInode()
-		n.node, n.src, n.touched = src, m.ix, m.layer
+		n.node, n.src = src, m.ix
 		n.node.layer = m.layer - 1
 		m.made[number] = n
 		return n, nil
@@ -320,7 +330,7 @@ func (m *merger) resolveDir(dir *inode, path string, create bool) (*inode, error
 				return nil, fmt.Errorf("%.200q: %w", c, unix.ENAMETOOLONG)
 			}
 			n := m.newDir(dir)
-			dir.kids = slices.Insert(dir.kids, k, child{c, n})
+			dir.kids = slices.Insert(dir.kids, k, child{c, n, m.layer})
 			dir = n
 			continue
 		}
