@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"sort"
 	"strconv"
 	"strings"
@@ -40,6 +41,15 @@ func traffic(args []string) int {
 			}
 			go serveTraffic(c.(*net.TCPConn))
 		}
+	}
+	if args[0] == "configure" {
+		runtime.LockOSThread()
+		start := time.Now()
+		if _, err := Configure(Config{}); err != nil {
+			return fail(err)
+		}
+		fmt.Println(float64(time.Since(start).Nanoseconds()) / 1e3)
+		return 0
 	}
 	const span = 2 * time.Second
 	addr := args[1]
@@ -244,18 +254,43 @@ func BenchmarkTraffic(b *testing.B) {
 	}
 }
 
-// BenchmarkConfigure is what the start of a container waits for.
+// BenchmarkAttach is what the helper does before it serves.
 func BenchmarkAttach(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		s := startSpace(b, Config{})
 		b.StartTimer()
 		n, err := New(Config{}, s.tun, nil)
+		b.StopTimer()
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.StopTimer()
 		s.serve(n)
 		b.StartTimer()
+	}
+}
+
+// BenchmarkConfigure is what the start of a container waits for: the TUN, addresses and routes.
+func BenchmarkConfigure(b *testing.B) {
+	var total float64
+	for b.Loop() {
+		s := startSpace(b, Config{}, "bare")
+		s.tun.Close()
+		total += s.run(b, "configure")
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(total/float64(b.N), "us/configure")
+}
+
+// BenchmarkOne is one figure of this stack alone, for a profile.
+func BenchmarkOne(b *testing.B) {
+	port := trafficServer(b)
+	for _, what := range []string{"connect", "rtt", "up", "down"} {
+		b.Run(what, func(b *testing.B) {
+			s := newSpace(b, loopbackAllowed)
+			for b.Loop() {
+				b.ReportMetric(s.run(b, what, "10.0.2.2:"+port, "1"), "figure")
+			}
+		})
 	}
 }

@@ -37,6 +37,7 @@ type link struct {
 
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
+	syns       chan *stack.PacketBuffer
 	dropped    atomic.Uint64 // packets that the TUN would not take
 }
 
@@ -63,7 +64,7 @@ func newLink(tun *os.File, mtu int) (*link, error) {
 	if err := tun.Close(); err != nil {
 		return nil, errors.Join(fmt.Errorf("close tun: %w", err), file.Close())
 	}
-	return &link{file: file, raw: raw, mtu: uint32(mtu)}, nil
+	return &link{file: file, raw: raw, mtu: uint32(mtu), syns: make(chan *stack.PacketBuffer, 256)}, nil
 }
 
 func (l *link) MTU() uint32                             { return l.mtu }
@@ -114,7 +115,35 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	return n, nil
 }
 
+// writePacket sends one packet. One with SYN is left to another goroutine: the stack sends it under a lock for which
+// its processor goroutine spins as soon as the answer is there, and that is while this write still runs, since the
+// container's kernel handles the packet within it. On a busy machine the writer may lose its CPU to the spinner.
 func (l *link) writePacket(pkt *stack.PacketBuffer) tcpip.Error {
+	if h := pkt.TransportHeader().Slice(); pkt.TransportProtocolNumber == header.TCPProtocolNumber && len(h) >= header.TCPMinimumSize &&
+		header.TCP(h).Flags()&header.TCPFlagSyn != 0 {
+		select {
+		case l.syns <- pkt.IncRef():
+			return nil
+		default:
+		}
+	}
+	return l.write(pkt)
+}
+
+// synLoop writes packets with SYN until the channel is closed.
+func (l *link) synLoop(done <-chan struct{}) {
+	for {
+		select {
+		case pkt := <-l.syns:
+			l.write(pkt)
+			pkt.DecRef()
+		case <-done:
+			return
+		}
+	}
+}
+
+func (l *link) write(pkt *stack.PacketBuffer) tcpip.Error {
 	var hdrBuf [vnetHdrLen]byte
 	txHeader(pkt).put(hdrBuf[:])
 	var iovArr [8]unix.Iovec

@@ -103,6 +103,7 @@ func (n *Network) Serve(ctx context.Context) error {
 	defer closed()
 	n.ports.serve(n)
 	n.flows.Go(func() { n.udp.sweep(n.ctx) })
+	n.flows.Go(func() { n.link.synLoop(n.ctx.Done()) })
 	err := n.link.readLoop()
 	n.cancel()
 	err = errors.Join(err, n.ports.Close())

@@ -112,11 +112,14 @@ func (t *tcpOut) connect(r *tcp.ForwarderRequest) {
 	if addr.Is4() {
 		network = "tcp4"
 	}
-	host, err := t.dialer.DialTCP(t.n.ctx, network, netip.AddrPort{}, netip.AddrPortFrom(addr, dst.Port()))
+	// DialContext and not DialTCP: that binds even the zero local address, and a bound port serves one destination
+	// where one chosen by connect(2) serves many.
+	conn, err := t.dialer.DialContext(t.n.ctx, network, netip.AddrPortFrom(addr, dst.Port()).String())
 	if err != nil {
 		t.refuse(id, dst.Addr(), err, done)
 		return
 	}
+	host := conn.(*net.TCPConn)
 	ep, wq, err := accept(r)
 	done(err != nil)
 	if err != nil {
