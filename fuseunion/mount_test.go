@@ -374,3 +374,31 @@ func checkMmap(t testing.TB, path string) {
 		t.Error(err)
 	}
 }
+
+func TestServeEndsWithItsContext(t *testing.T) {
+	if !inNamespaces(t) {
+		return
+	}
+	dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mnt, err := Mount(dev, MountOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := openTars(t, makeTar(t, file("a", "")))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- Serve(ctx, dev, tree, ServeOptions{}) }()
+	cancel()
+	if err := <-ended; err != context.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if err := dev.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := mnt.Close(); err != nil {
+		t.Error(err)
+	}
+}

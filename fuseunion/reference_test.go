@@ -117,6 +117,9 @@ func (n *refNode) hide(name string, layer int) error {
 // fresh reports whether a name is of the layer.
 func (n *refNode) fresh(name string, layer int) bool {
 	k := n.kids[name]
+	if k == nil {
+		return false
+	}
 	return k.kids != nil && k.layer == layer || k.kids == nil && n.marks[name] == layer
 }
 
@@ -290,6 +293,14 @@ func randomLayer(r *rand.Rand, below [][]ent) (ents []ent) {
 		}
 		if !fits(given, e) {
 			continue
+		}
+		if e.typ == tar.TypeLink && given[e.link] == 0 {
+			// A target that this layer gave under another name, through a lower link:
+			// an unpacker's answer hangs on the order of entries.
+			d, b := path.Split(e.link)
+			if at, err := root.walk(d, layer, false); err != nil || at.fresh(b, layer) {
+				continue
+			}
 		}
 		if err := root.apply(e, layer); err != nil {
 			root = replay(append(slices.Clone(below), ents)) // it may have made directories
