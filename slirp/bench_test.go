@@ -246,6 +246,13 @@ func BenchmarkTraffic(b *testing.B) {
 				}
 			}
 			b.ReportMetric(0, "ns/op")
+			if sp.name == "slirp" {
+				var ru syscall.Rusage // this process is the stack, and a test
+				if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(ru.Maxrss)/1024, "max-rss-MB")
+			}
 			for _, f := range figures {
 				sort.Float64s(f.vals)
 				b.ReportMetric(f.vals[len(f.vals)/2], f.unit)

@@ -40,6 +40,12 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case lockedArg:
 			os.Exit(locked())
+		case helperArg:
+			if err := helper(); err != nil {
+				fmt.Fprintln(os.Stderr, "helper:", err)
+				os.Exit(1)
+			}
+			os.Exit(0)
 		case trafficArg:
 			os.Exit(traffic(os.Args[2:]))
 		}

@@ -1,6 +1,7 @@
 package slirp
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -13,7 +14,72 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const lockedArg = "__locked"
+const (
+	lockedArg = "__locked"
+	helperArg = "__helper"
+)
+
+// helper serves the TUN that it inherits as a locked down process of its own, as in life.
+func helper() error {
+	cfg := Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}}
+	n, err := New(cfg, os.NewFile(3, "tun"), nil)
+	if err != nil {
+		return err
+	}
+	if err := Lockdown(); err != nil {
+		return err
+	}
+	fmt.Println(n.Ports()[0].HostPort)
+	return n.Serve(context.Background())
+}
+
+func TestServeAfterLockdown(t *testing.T) {
+	s := startSpace(t, Config{})
+	cmd := exec.Command("/proc/self/exe", helperArg)
+	cmd.ExtraFiles = []*os.File{s.tun}
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.tun.Close()
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	var published int
+	if _, err := fmt.Fscan(out, &published); err != nil {
+		t.Skipf("the helper does not start (built with cgo?): %v", err)
+	}
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("out"))
+	u, err := s.dial("udp", fmt.Sprintf("10.0.2.2:%d", hostUDP(t, "127.0.0.1:0", echoUDP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	roundTrip(t, u, []byte("datagram"))
+	l := s.listen("0.0.0.0:80")
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			echoTCP(c.(*net.TCPConn))
+		}
+	}()
+	in, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", published))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	roundTrip(t, in, []byte("in"))
+}
 
 // locked runs in a process of its own: a lockdown cannot be taken back. It prints what still works that must not,
 // and what no longer works that must.

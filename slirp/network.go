@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	glog "gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -72,6 +73,8 @@ func (l *Listeners) Attach(tun *os.File, log *slog.Logger) (*Network, error) {
 	n := &Network{cfg: l.cfg, policy: newPolicy(l.cfg), log: log, ports: l, link: lk, gathers: newBytePool(gather)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	lk.inspect = n.inspect
+	// gVisor's own log has one target for the process, which is its standard error unless set.
+	glog.SetTarget(stackLog{log})
 	if n.stack, err = newStack(l.cfg, lk); err != nil {
 		n.cancel()
 		return nil, errors.Join(err, lk.file.Close())
@@ -228,6 +231,18 @@ func (n *Network) unreachable(src, dst netip.Addr, why reason, orig []byte) {
 
 // Gone tells whether an error of Serve means that the TUN is gone with the container.
 func Gone(err error) bool { return errors.Is(err, io.EOF) }
+
+// stackLog hands gVisor's messages, which are for its developers, to ours.
+type stackLog struct{ log *slog.Logger }
+
+// Emit implements log.Emitter of gVisor.
+func (s stackLog) Emit(_ int, level glog.Level, _ time.Time, format string, v ...any) {
+	l := slog.LevelDebug
+	if level == glog.Warning {
+		l = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), l, "netstack", "msg", fmt.Sprintf(format, v...))
+}
 
 func netProto(a netip.Addr) tcpip.NetworkProtocolNumber {
 	if a.Is4() {
