@@ -96,10 +96,17 @@ func findAuth(ref Reference) (authn.Authenticator, error) {
 	return authn.Anonymous, nil
 }
 
+// lookupAuth gives nil if the file knows nothing of key.
 func lookupAuth(config *configfile.ConfigFile, key string) (authn.Authenticator, error) {
-	got, err := config.GetAuthConfig(key)
-	if err != nil {
-		return nil, err
+	got := config.AuthConfigs[fileKey(config, key)]
+	if helperFor(config, key) != "" || os.Getenv(configfile.DockerEnvConfigKey) != "" {
+		kept, err := config.GetAuthConfig(key)
+		if err != nil {
+			return nil, err
+		}
+		if kept.ServerAddress = ""; kept != (types.AuthConfig{}) {
+			got = kept
+		}
 	}
 	got.ServerAddress = "" // is always filled in
 	if got == (types.AuthConfig{}) {
@@ -109,6 +116,27 @@ func lookupAuth(config *configfile.ConfigFile, key string) (authn.Authenticator,
 		Username: got.Username, Password: got.Password, Auth: got.Auth,
 		IdentityToken: got.IdentityToken, RegistryToken: got.RegistryToken,
 	}), nil
+}
+
+// fileKey is the name under which the file itself has key's credentials: old files have urls of the host.
+func fileKey(config *configfile.ConfigFile, key string) string {
+	if _, ok := config.AuthConfigs[key]; ok {
+		return key
+	}
+	for k := range config.AuthConfigs {
+		if _, rest, ok := strings.Cut(k, "://"); ok && strings.TrimRight(strings.TrimSuffix(strings.TrimSuffix(rest, "/"), "/v1"), "/") == key {
+			return k
+		}
+	}
+	return key
+}
+
+// helperFor is the credential helper that keeps key's credentials; "" is none.
+func helperFor(config *configfile.ConfigFile, key string) string {
+	if helper := config.CredentialHelpers[key]; helper != "" {
+		return helper
+	}
+	return config.CredentialsStore
 }
 
 // parseServer takes what people give to login for the registry's host.
@@ -143,25 +171,29 @@ func Login(ctx context.Context, server string, cred Credentials, tlsVerify bool)
 	if err := checkLogin(ctx, registry, auth, !tlsVerify); err != nil {
 		return registry, "", fmt.Errorf("login to %s: %w", registry, err)
 	}
-	path := credentialFiles()[0]
-	config, err := readCredentialFile(path)
-	if err != nil {
-		return registry, "", err
-	}
-	key := serverKey(registry)
-	err = config.GetCredentialsStore(key).Store(types.AuthConfig{
-		ServerAddress: key, Username: cred.Username, Password: cred.Password,
-	})
+	where, err = keepCredentials(serverKey(registry), cred)
 	if err != nil {
 		return registry, "", fmt.Errorf("keep credentials for %s: %w", registry, err)
 	}
-	if helper := config.CredentialHelpers[key]; helper != "" {
-		return registry, "docker-credential-" + helper, nil
+	return registry, where, nil
+}
+
+func keepCredentials(key string, cred Credentials) (where string, err error) {
+	files := credentialFiles()
+	if len(files) == 0 {
+		return "", withHint(errors.New("no place for them"), "set HOME or REGISTRY_AUTH_FILE")
 	}
-	if config.CredentialsStore != "" {
-		return registry, "docker-credential-" + config.CredentialsStore, nil
+	config, err := readCredentialFile(files[0])
+	if err != nil {
+		return "", err
 	}
-	return registry, path, nil
+	auth := types.AuthConfig{ServerAddress: key, Username: cred.Username, Password: cred.Password}
+	if helper := helperFor(config, key); helper != "" {
+		return "docker-credential-" + helper, config.GetCredentialsStore(key).Store(auth)
+	}
+	// Not through the library's file store, which prints.
+	config.AuthConfigs[key] = auth
+	return files[0], config.Save()
 }
 
 func checkLogin(ctx context.Context, registry string, auth authn.Authenticator, insecure bool) (err error) {
@@ -227,11 +259,19 @@ func Logout(server string) (registry string, removed bool, err error) {
 			if auth == nil {
 				continue
 			}
-			if err := config.GetCredentialsStore(key).Erase(key); err != nil {
+			if err := forgetCredentials(config, key); err != nil {
 				return registry, removed, fmt.Errorf("forget credentials for %s: %w", registry, err)
 			}
 			removed = true
 		}
 	}
 	return registry, removed, nil
+}
+
+func forgetCredentials(config *configfile.ConfigFile, key string) error {
+	if helperFor(config, key) != "" {
+		return config.GetCredentialsStore(key).Erase(key)
+	}
+	delete(config.AuthConfigs, fileKey(config, key))
+	return config.Save()
 }

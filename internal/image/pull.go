@@ -142,9 +142,11 @@ func (s *Store) add(ctx context.Context, f *found, want wantPlatform, rep *repor
 		return nil, s.explainSpace(err)
 	}
 	pins.add(tree)
-	if err := s.commit(ctx, img, f.names); err != nil {
+	config, err := s.commit(ctx, img, f.names)
+	if err != nil {
 		return nil, s.explainSpace(err)
 	}
+	pins.add(config) // a prune at this moment leaves it until it has been read back
 	img, err = s.load(img.ID)
 	if err != nil {
 		return nil, err
@@ -204,20 +206,20 @@ func (s *Store) addLayers(ctx context.Context, f *found, img *Image, rep *report
 	return held, g.Wait()
 }
 
-// commit makes the image visible.
-func (s *Store) commit(ctx context.Context, img *Image, names []Reference) (err error) {
+// commit makes the image visible, and pins it.
+func (s *Store) commit(ctx context.Context, img *Image, names []Reference) (_ *lockFile, err error) {
 	l, err := s.lockStore(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.release()) }()
 	if err := s.writeConfig(img); err != nil {
-		return err
+		return nil, err
 	}
 	for _, n := range names {
 		if err := s.setName(n, img.ID); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return pin(s.configPath(img.ID))
 }
