@@ -44,6 +44,7 @@ const (
 	flagImplicit  = 1 << iota // directory that the layer did not list
 	flagOpaque                // directory that hides the lower layers' entries
 	flagSparse                // regular file: data is the first extent
+	flagGhost                 // implicit directory with nothing but whiteouts below it
 	flagLowerLink             // hard link to the path in the strings, below this layer
 )
 

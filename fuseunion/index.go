@@ -111,7 +111,7 @@ func (ix *indexer) add(h *tar.Header, stream *tarStream) (end int64, err error) 
 	case tar.TypeDir:
 		n.mode |= unix.S_IFDIR
 	case tar.TypeSymlink:
-		n.mode |= unix.S_IFLNK
+		n.mode = unix.S_IFLNK | 0o777 // Linux has no other; tars say all sorts of things
 	case tar.TypeLink:
 		n.mode = 0 // by this add knows it
 	case tar.TypeChar, tar.TypeBlock:
@@ -156,11 +156,12 @@ func (ix *indexer) addEntry(h *tar.Header, n node, extents []extent) error {
 		}
 		return errors.New("name below a whiteout")
 	}
-	dir, err := ix.makeDirs(dirName)
+	whiteout := strings.HasPrefix(base, whiteoutPrefix)
+	dir, err := ix.makeDirs(dirName, whiteout)
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(base, whiteoutPrefix) {
+	if whiteout {
 		return ix.addWhiteout(dir, base)
 	}
 	if n.mode == 0 {

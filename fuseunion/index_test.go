@@ -45,7 +45,7 @@ func TestIndexTarCopiesTheTarAndIndexesIt(t *testing.T) {
 			{name: "disk", typ: tar.TypeBlock, major: 259, minor: 70000, mode: 0o660},
 			{name: "fifo", typ: tar.TypeFifo},
 		}, []string{
-			"/ 40755 0:0 n2", "/disk 60660 0:0 n1 259:70000", "/fifo 10644 0:0 n1", "/link 120644 0:0 n1 -> /nowhere",
+			"/ 40755 0:0 n2", "/disk 60660 0:0 n1 259:70000", "/fifo 10644 0:0 n1", "/link 120777 0:0 n1 -> /nowhere",
 			"/null 20666 0:0 n1 1:3", `/setuid 104755 1:2 n1 ""`,
 		}},
 		{"hard links share an inode", []ent{file("a", "x"), hardlink("b", "a"), hardlink("d/c", "./b"), hardlink("e", "/a")}, []string{
@@ -53,7 +53,7 @@ func TestIndexTarCopiesTheTarAndIndexesIt(t *testing.T) {
 			`/d/c 100644 0:0 n4 "x" = /a`, `/e 100644 0:0 n4 "x" = /a`,
 		}},
 		{"a hard link to a symbolic link is one", []ent{symlink("a", "t"), hardlink("b", "a")}, []string{
-			"/ 40755 0:0 n2", "/a 120644 0:0 n2 -> t", "/b 120644 0:0 n2 -> t = /a",
+			"/ 40755 0:0 n2", "/a 120777 0:0 n2 -> t", "/b 120777 0:0 n2 -> t = /a",
 		}},
 		{"extended attributes are kept as they are", []ent{{name: "a", xattrs: map[string]string{
 			"user.x": "1\x002", "security.capability": "\x01\x02", "system.posix_acl_access": acl,

@@ -28,6 +28,7 @@ type indexer struct {
 
 	lastDir  string // of the entry before, whose directory is likely to be the same
 	lastNode uint32
+	lastReal bool // whether it was for more than a whiteout
 }
 
 // entry is a name in a directory.
@@ -154,37 +155,46 @@ func (ix *indexer) addNode(dir uint32, name string, n node) (uint32, error) {
 // updateDir gives a directory that is there already the metadata of n.
 func (ix *indexer) updateDir(i uint32, n node) error {
 	d := &ix.nodes[i]
-	n.data, n.up, n.flags = d.data, d.up, d.flags&^flagImplicit
+	n.data, n.up, n.flags = d.data, d.up, d.flags&^(flagImplicit|flagGhost)
 	*d = n
 	return nil
 }
 
-// makeDirs returns the directory of that clean name, making up what is missing.
-func (ix *indexer) makeDirs(name string) (uint32, error) {
+// makeDirs returns the directory of that clean name, making up what is missing. A
+// directory made up for a whiteout alone is a ghost: it is not made where the
+// layers below have none.
+func (ix *indexer) makeDirs(name string, whiteout bool) (uint32, error) {
 	if name == "" {
 		return 0, nil
 	}
-	if name == ix.lastDir {
+	if name == ix.lastDir && (ix.lastReal || whiteout) {
 		return ix.lastNode, nil
 	}
 	dir := uint32(0)
+	flags := uint32(flagImplicit)
+	if whiteout {
+		flags |= flagGhost
+	}
 	for rest := name; rest != ""; {
 		c, after, _ := strings.Cut(rest, "/")
 		e, ok := ix.lookup(dir, c)
 		if !ok {
-			n, err := ix.addNode(dir, c, node{mode: unix.S_IFDIR | 0o755, flags: flagImplicit})
+			n, err := ix.addNode(dir, c, node{mode: unix.S_IFDIR | 0o755, flags: flags})
 			if err != nil {
 				return 0, err
 			}
 			dir = n
 		} else if ix.nodes[e.node].mode&unix.S_IFMT == unix.S_IFDIR {
 			dir = e.node
+			if !whiteout {
+				ix.nodes[dir].flags &^= flagGhost
+			}
 		} else {
 			return 0, fmt.Errorf("%.200q above it is not a directory in the same layer", strings.TrimSuffix(name[:len(name)-len(after)], "/"))
 		}
 		rest = after
 	}
-	ix.lastDir, ix.lastNode = name, dir
+	ix.lastDir, ix.lastNode, ix.lastReal = name, dir, !whiteout
 	return dir, nil
 }
 

@@ -85,9 +85,10 @@ type merger struct {
 // redirect is an implicit directory of a layer that stands where the tree has a
 // symbolic link: its entries belong where the link leads.
 type redirect struct {
-	in   *inode // the directory that the link is in
-	name string
-	dir  uint32 // in the index
+	in    *inode // the directory that the link is in
+	name  string
+	dir   uint32 // in the index
+	ghost bool
 }
 
 func newMerger() *merger {
@@ -124,7 +125,10 @@ func (m *merger) apply(ix *mapped) error {
 	// may be of this layer too. A redirect may bring forth others.
 	for i := 0; i < len(m.redirects); i++ {
 		r := m.redirects[i]
-		to, err := m.resolveDir(r.in, r.name, true)
+		to, err := m.resolveDir(r.in, r.name, !r.ghost)
+		if _, ok := errors.AsType[unix.Errno](err); ok && r.ghost {
+			continue // the link leads to nothing that could be hidden
+		}
 		if err != nil {
 			return fmt.Errorf("follow %q: %w", r.name, err)
 		}
@@ -257,14 +261,17 @@ func (m *merger) mergeList(dst *inode, list direntList) error {
 		if n != over.inode {
 			over = child{name, n, m.layer}
 		}
-		kids = append(kids, over)
+		if n != nil {
+			kids = append(kids, over)
+		}
 	}
 	dst.kids = append(kids, old...)
 	return nil
 }
 
 // applyEntry returns the inode that an entry of the layer makes of over, which is
-// nil where the tree has nothing of that name.
+// nil where the tree has nothing of that name; the result is nil, too, if the entry
+// does no more than hide what is not there.
 func (m *merger) applyEntry(dir, over *inode, name string, number uint32) (*inode, error) {
 	if number >= uint32(len(m.made)) {
 		return nil, errOutside
@@ -288,7 +295,10 @@ func (m *merger) applyEntry(dir, over *inode, name string, number uint32) (*inod
 	}
 	implicit := src.flags&flagImplicit != 0
 	if over != nil && over.isSymlink() && implicit {
-		m.redirects = append(m.redirects, redirect{in: dir, name: name, dir: number})
+		m.redirects = append(m.redirects, redirect{in: dir, name: name, dir: number, ghost: src.flags&flagGhost != 0})
+		return over, nil
+	}
+	if src.flags&flagGhost != 0 && (over == nil || !over.isDir()) {
 		return over, nil
 	}
 	n := over

@@ -30,6 +30,8 @@ func TestLayersMerge(t *testing.T) {
 			{file("a/x", "1"), file("b/x", "1")},
 			{file("a/y", "2"), file("a/.wh..wh..opq", ""), file("b/.wh..wh..opq", ""), file("b/y", "2")},
 		}, []string{"/a 40755 0:0 n2", `/a/y 100644 0:0 n1 "2"`, "/b 40755 0:0 n2", `/b/y 100644 0:0 n1 "2"`}},
+		{"a whiteout makes no directory to be in", [][]ent{{file("f", "")}, {file("a/b/.wh.x", ""), file("c/.wh..wh..opq", ""), file("f/.wh.x", "")}}, []string{`/f 100644 0:0 n1 ""`}},
+		{"a whiteout leaves a directory that holds an entry", [][]ent{{}, {file("a/.wh.x", ""), file("a/b", "")}}, []string{"/a 40755 0:0 n2", `/a/b 100644 0:0 n1 ""`}},
 		{"an opaque root hides everything", [][]ent{{file("a", ""), file("b/c", "")}, {file(".wh..wh..opq", ""), file("d", "")}}, []string{`/d 100644 0:0 n1 ""`}},
 		{"a listed directory gives its metadata to the lower one", [][]ent{
 			{{name: "d/", mode: 0o700, uid: 1}, file("d/a", "")}, {{name: "d/", mode: 0o711, uid: 2}},
@@ -45,14 +47,14 @@ func TestLayersMerge(t *testing.T) {
 		}},
 		{"an implicit directory follows a lower symbolic link", [][]ent{
 			{file("usr/lib/x", ""), symlink("lib", "usr/lib")}, {file("lib/a", ""), file("lib/.wh.x", "")},
-		}, []string{"/lib 120644 0:0 n1 -> usr/lib", "/usr 40755 0:0 n3", "/usr/lib 40755 0:0 n2", `/usr/lib/a 100644 0:0 n1 ""`}},
+		}, []string{"/lib 120777 0:0 n1 -> usr/lib", "/usr 40755 0:0 n3", "/usr/lib 40755 0:0 n2", `/usr/lib/a 100644 0:0 n1 ""`}},
 		{"a whiteout of a lower symbolic link makes way for a directory", [][]ent{
 			{file("t/x", ""), symlink("l", "t")}, {file("l/a", ""), file(".wh.l", "")},
 		}, []string{"/l 40755 0:0 n2", `/l/a 100644 0:0 n1 ""`, "/t 40755 0:0 n2", `/t/x 100644 0:0 n1 ""`}},
 		{"a symbolic link never leads out of the tree", [][]ent{
 			{symlink("a/out", "../../../../etc"), symlink("abs", "/etc")}, {file("a/out/x", ""), file("abs/y", "")},
 		}, []string{
-			"/a 40755 0:0 n2", "/a/out 120644 0:0 n1 -> ../../../../etc", "/abs 120644 0:0 n1 -> /etc",
+			"/a 40755 0:0 n2", "/a/out 120777 0:0 n1 -> ../../../../etc", "/abs 120777 0:0 n1 -> /etc",
 			"/etc 40755 0:0 n2", `/etc/x 100644 0:0 n1 ""`, `/etc/y 100644 0:0 n1 ""`,
 		}},
 		{"a hard link to a file of a lower layer is the same inode", [][]ent{{file("a", "1")}, {hardlink("b", "a")}, {hardlink("d/c", "b")}}, []string{
@@ -63,7 +65,7 @@ func TestLayersMerge(t *testing.T) {
 			`/a 100644 0:0 n1 "2"`, `/b 100644 0:0 n1 "1"`,
 		}},
 		{"a hard link's target is found through a lower symbolic link", [][]ent{{file("t/a", "1"), symlink("l", "t")}, {hardlink("b", "l/a")}}, []string{
-			`/b 100644 0:0 n2 "1"`, "/l 120644 0:0 n1 -> t", "/t 40755 0:0 n2", `/t/a 100644 0:0 n2 "1" = /b`,
+			`/b 100644 0:0 n2 "1"`, "/l 120777 0:0 n1 -> t", "/t 40755 0:0 n2", `/t/a 100644 0:0 n2 "1" = /b`,
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

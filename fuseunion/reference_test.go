@@ -57,7 +57,7 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 			if links++; links > 40 || at.fresh(c, layer) {
 				return nil, errConflict
 			}
-			if create {
+			if layer > 0 {
 				at.passed[c] = layer
 			}
 			if strings.HasPrefix(next.link, "/") {
@@ -79,6 +79,12 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 		}
 	}
 	return at, nil
+}
+
+// has reports whether a directory is there.
+func (root *refNode) has(name string) bool {
+	_, err := root.walk(name, -1, false)
+	return err == nil
 }
 
 func (n *refNode) hideLower(layer int) error {
@@ -127,7 +133,10 @@ func (n *refNode) fresh(name string, layer int) bool {
 func (root *refNode) apply(e ent, layer int) error {
 	dirName, base := path.Split(strings.TrimSuffix(e.name, "/"))
 	whiteout := strings.HasPrefix(base, ".wh.")
-	at, err := root.walk(dirName, layer, true)
+	if whiteout && !root.has(dirName) {
+		return nil
+	}
+	at, err := root.walk(dirName, layer, !whiteout)
 	if err != nil {
 		return err
 	}
