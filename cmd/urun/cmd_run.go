@@ -7,9 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/moby/sys/capability"
 
 	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/image"
@@ -52,16 +53,14 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err != nil {
 		return err
 	}
-	user, err := spec.ParseUserNS(opts.UserNS)
-	if err != nil {
-		return err
+	if opts.Storage == "fuse" {
+		return errors.New("--storage=fuse: this version has the overlay layer only")
 	}
-	m, err := planUser(user)
+	m, pending, err := app.begin(opts)
 	if err != nil {
 		return err
 	}
 	app.Log.Debug("user namespace", "map", m.String(), "note", m.Note)
-	pending := launch.Begin(executable(), m)
 	started := false
 	defer func() {
 		if !started {
@@ -92,7 +91,7 @@ func (r *RunCmd) run(app *App) (err error) {
 	started = true
 	session, err := launch.Start(launch.Plan{
 		Exe: executable(), StateRoot: app.stateRoot(), Container: c,
-		ImageID: src.id, Image: src.image, Map: m, Stdio: io.files, Debug: app.Debug,
+		ImageID: src.id, Image: src.image, Passwd: src.passwd, Group: src.group, Map: m, Stdio: io.files, Debug: app.Debug,
 	}, pending)
 	if err != nil {
 		return err
@@ -105,6 +104,56 @@ func (r *RunCmd) run(app *App) (err error) {
 		return detached(app, c, session)
 	}
 	return io.attach(app, c, session)
+}
+
+// begin starts the container's monitor in a user namespace: a new one, or that
+// of the container whose namespaces are shared.
+func (a *App) begin(opts spec.Options) (userns.Map, *launch.Pending, error) {
+	user, err := spec.ParseUserNS(opts.UserNS)
+	if err != nil {
+		return userns.Map{}, nil, err
+	}
+	beside := sharedContainer(opts, user)
+	if beside == "" {
+		m, err := planUser(user)
+		if err != nil {
+			return userns.Map{}, nil, err
+		}
+		stderr := os.Stderr
+		if opts.Detach {
+			stderr = nil
+		}
+		return m, launch.Begin(executable(), m, stderr), nil
+	}
+	if opts.UserNS != "" && user.Container == "" {
+		return userns.Map{}, nil, errors.New("--userns: a container that shares namespaces with another shares its user namespace")
+	}
+	st, err := a.Containers()
+	if err != nil {
+		return userns.Map{}, nil, err
+	}
+	rec, err := st.Find(beside)
+	if err != nil {
+		return userns.Map{}, nil, err
+	}
+	if rec.Status != state.Running {
+		return userns.Map{}, nil, fmt.Errorf("%w: %s", errNotRunning, rec.Name)
+	}
+	return launch.RecordMap(rec), launch.BeginBeside(st.Dir(rec.ID)), nil
+}
+
+// sharedContainer is the first container that the flags name as the owner of
+// a namespace.
+func sharedContainer(opts spec.Options, user spec.UserNS) string {
+	if user.Container != "" {
+		return user.Container
+	}
+	for _, v := range []string{opts.Network, opts.PID, opts.IPC, opts.UTS} {
+		if name, ok := strings.CutPrefix(v, "container:"); ok {
+			return name
+		}
+	}
+	return ""
 }
 
 // planUser plans the id map for --userns.
@@ -241,9 +290,14 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 		HomeDir:    os.Getenv("HOME"),
 		HaveSubIDs: !m.Single(),
 		StdinTTY:   isTerminal(os.Stdin),
+		NumCPU:     runtime.NumCPU(),
+		CgroupV2:   unifiedCgroups(),
 		Host:       spec.System{},
 	}
-	f.UIDMap, f.GIDMap = idMappings(m.UIDs), idMappings(m.GIDs)
+	if last, err := capability.LastCap(); err == nil {
+		f.LastCap = int(last)
+	}
+	f.UIDMap, f.GIDMap = launch.Mappings(m.UIDs), launch.Mappings(m.GIDs)
 	if s.config != nil {
 		f.Image = s.config.Config.Config
 	}
@@ -253,12 +307,11 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 	return f
 }
 
-func idMappings(ranges []userns.Range) []specs.LinuxIDMapping {
-	all := make([]specs.LinuxIDMapping, len(ranges))
-	for i, r := range ranges {
-		all[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
-	}
-	return all
+// unifiedCgroups tells whether a cgroup namespace shows something: whether
+// there is a cgroup v2 hierarchy (cgroups(7)).
+func unifiedCgroups() bool {
+	raw, err := os.ReadFile("/proc/self/cgroup")
+	return err == nil && strings.Contains("\n"+string(raw), "\n0::")
 }
 
 // prepareName gives the container a name, or makes room for the one it shall have.

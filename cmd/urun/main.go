@@ -104,7 +104,7 @@ func (e exitStatus) ExitCode() int { return int(e) }
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c,
+	options := append(runFlagOptions(),
 		kong.Name("urun"),
 		kong.Description("Rootless containers: urun run IMAGE [COMMAND]"),
 		kong.Writers(stdout, stderr),
@@ -117,6 +117,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}),
 		kong.Exit(func(code int) { exited = code }),
 	)
+	parser, err := kong.New(&c, options...)
 	if err != nil {
 		return report(stderr, err)
 	}

@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"internal/rootfs":   nil,
 	"internal/stage":    {"internal/handoff", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp"},
 	"internal/monitor":  append([]string{"internal/handoff", "internal/stage", "internal/state", "internal/rootfs"}, libraries...),
+	"internal/launch":   {"userns", "cgdelegate", "slirp", "fuseunion", "internal/handoff", "internal/monitor", "internal/seccomp", "internal/spec", "internal/stage", "internal/state"},
 	"integration":       {"integration"},
 }
 

@@ -28,6 +28,8 @@ type Plan struct {
 	ImageID   string         // empty for a root directory
 	Image     *monitor.Image // nil for a root directory
 	Map       userns.Map
+	// Passwd and Group are the image's files, for when a line is to be added.
+	Passwd, Group []byte
 	// Stdio are the container's standard files; a detached container or one
 	// with a terminal has none of the command's.
 	Stdio [3]*os.File
@@ -88,7 +90,7 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	files, err := etcFiles(c, net)
+	files, err := p.etcFiles(net)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -116,14 +118,15 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 		Detach:    c.Detach,
 		Debug:     p.Debug,
 		Init: stage.Config{
-			Dir:      handle.Dir(),
-			LowerDir: c.Rootfs,
-			Volatile: c.Remove || c.Volatile,
-			Spec:     c.Spec,
-			Network:  networkKind(c.Network),
-			Slirp:    net,
-			Reap:     c.Init,
-			Root:     p.Map.Contains(0) && p.Map.ContainsGID(0),
+			Dir:        handle.Dir(),
+			LowerDir:   c.Rootfs,
+			Volatile:   c.Remove || c.Volatile,
+			Spec:       c.Spec,
+			Network:    networkKind(c.Network),
+			Slirp:      net,
+			Reap:       c.Init,
+			Root:       p.Map.Contains(0) && p.Map.ContainsGID(0),
+			KeepGroups: c.KeepGroups,
 		},
 	}
 	return handle, req, nil
@@ -154,18 +157,21 @@ func (p Plan) record() state.Record {
 		Created: time.Now(), Status: state.Creating,
 		Remove: c.Remove, Labels: c.Labels,
 		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
-		UIDs: mappings(p.Map.UIDs), GIDs: mappings(p.Map.GIDs),
+		UIDs: Mappings(p.Map.UIDs), GIDs: Mappings(p.Map.GIDs),
 	}
 }
 
 // mappings are the id map as an OCI spec has it.
-func mappings(ranges []userns.Range) []specs.LinuxIDMapping {
+func Mappings(ranges []userns.Range) []specs.LinuxIDMapping {
 	all := make([]specs.LinuxIDMapping, len(ranges))
 	for i, r := range ranges {
 		all[i] = specs.LinuxIDMapping{ContainerID: r.Container, HostID: r.Host, Size: r.Size}
 	}
 	return all
 }
+
+// RecordMap is the id map of a container's user namespace.
+func RecordMap(rec *state.Record) userns.Map { return monitor.IDMap(rec.UIDs, rec.GIDs) }
 
 // ServeOptions are how an image's ids show in a namespace with the map m: as
 // they are where they exist, and as root's where they do not.

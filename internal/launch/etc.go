@@ -1,7 +1,9 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -10,28 +12,71 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/urun-dev/urun/internal/spec"
+	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/slirp"
 )
 
 // hostGateway stands for the host's address in --add-host.
 const hostGateway = "host-gateway"
 
+// etcNames are the files in /etc that may be generated.
+var etcNames = [...]string{"hosts", "hostname", "resolv.conf", "passwd", "group"}
+
 // etcFiles are the files in /etc that are not the image's: they tell of the
-// container's name and network.
-func etcFiles(c *spec.Container, net slirp.Config) (map[string]string, error) {
-	hosts, err := hostsFile(c, net)
-	if err != nil {
+// container's name and network, and with keep-id of the caller.
+func (p Plan) etcFiles(net slirp.Config) (map[string]string, error) {
+	c := p.Container
+	files := map[string]string{}
+	if c.PasswdLine != "" {
+		files["passwd"] = withLine(p.Passwd, c.PasswdLine)
+	}
+	if c.GroupLine != "" {
+		files["group"] = withLine(p.Group, c.GroupLine)
+	}
+	if c.Network.Container != "" {
+		return files, p.borrowEtc(files)
+	}
+	var err error
+	if files["hosts"], err = hostsFile(c, net); err != nil {
 		return nil, err
 	}
-	resolv, err := resolvConf(c, net)
-	if err != nil {
+	if files["resolv.conf"], err = resolvConf(c, net); err != nil {
 		return nil, err
 	}
-	return map[string]string{
-		"hosts":       hosts,
-		"hostname":    c.Spec.Hostname + "\n",
-		"resolv.conf": resolv,
-	}, nil
+	files["hostname"] = c.Spec.Hostname + "\n"
+	return files, nil
+}
+
+func withLine(file []byte, line string) string {
+	text := string(file)
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text + strings.TrimSuffix(line, "\n") + "\n"
+}
+
+// borrowEtc takes the files that tell of a network from the container that it
+// is shared with.
+func (p Plan) borrowEtc(files map[string]string) error {
+	st, err := state.Open(p.StateRoot)
+	if err != nil {
+		return err
+	}
+	rec, err := st.Find(p.Container.Network.Container)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+		raw, err := os.ReadFile(filepath.Join(st.Dir(rec.ID), "etc", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // that container has mounted its own there
+		}
+		if err != nil {
+			return fmt.Errorf("share network: %w", err)
+		}
+		files[name] = string(raw)
+	}
+	return nil
 }
 
 func hostsFile(c *spec.Container, net slirp.Config) (string, error) {
@@ -153,12 +198,13 @@ func bindEtc(c *spec.Container, dir string, files map[string]string) error {
 	for _, m := range c.Spec.Mounts {
 		taken[filepath.Clean(m.Destination)] = true
 	}
-	for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
-		if taken["/etc/"+name] || taken["/etc"] {
+	for _, name := range etcNames {
+		content, ok := files[name]
+		if !ok || taken["/etc/"+name] || taken["/etc"] {
 			continue
 		}
 		file := filepath.Join(dir, name)
-		err := os.WriteFile(file, []byte(files[name]), 0o644)
+		err := os.WriteFile(file, []byte(content), 0o644)
 		if err == nil {
 			err = os.Chmod(file, 0o644) // readable for every user inside, whatever the umask
 		}

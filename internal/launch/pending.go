@@ -20,37 +20,59 @@ import (
 // to ask it for.
 type Pending struct {
 	done chan struct{}
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd // nil for one that another monitor started
+	pid  int
 	conn *handoff.Conn
 	err  error
 }
 
 // Begin starts a monitor in a new user namespace with the map m and in a new
-// mount namespace. Exe is this binary.
-func Begin(exe string, m userns.Map) *Pending {
+// mount namespace. Exe is this binary. Stderr is where the monitor may complain;
+// nil for that of a detached container, whose caller may wait for the end of its own.
+func Begin(exe string, m userns.Map, stderr *os.File) *Pending {
 	p := &Pending{done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		p.err = p.start(exe, m)
+		p.err = p.start(exe, m, stderr)
 	}()
 	return p
 }
 
-func (p *Pending) start(exe string, m userns.Map) error {
+func (p *Pending) start(exe string, m userns.Map, stderr *os.File) error {
 	cmd, conn, err := handoff.Command(exe, handoff.Monitor)
 	if err != nil {
 		return err
 	}
-	// A monitor that panics should not do so in silence.
-	cmd.Stderr = os.Stderr
+	if stderr != nil {
+		cmd.Stderr = stderr
+	}
 	// A terminal's signals are for the command, which passes them on.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := userns.Start(cmd, m, unix.CLONE_NEWNS); err != nil {
 		return errors.Join(err, conn.Close())
 	}
 	handoff.Donated(cmd)
-	p.cmd, p.conn = cmd, conn
+	p.cmd, p.pid, p.conn = cmd, cmd.Process.Pid, conn
 	return nil
+}
+
+// BeginBeside starts a monitor in the user namespace of a running container,
+// whose directory is dir.
+func BeginBeside(dir string) *Pending {
+	p := &Pending{done: make(chan struct{})}
+	defer close(p.done)
+	ours, theirs, err := handoff.Pair()
+	if err != nil {
+		p.err = err
+		return p
+	}
+	defer theirs.Close()
+	if p.pid, p.err = monitor.Spawn(dir, theirs); p.err != nil {
+		ours.Close()
+		return p
+	}
+	p.conn = ours
+	return p
 }
 
 // PID waits for the monitor and returns its pid.
@@ -59,16 +81,15 @@ func (p *Pending) PID() (int, error) {
 	if p.err != nil {
 		return 0, p.err
 	}
-	return p.cmd.Process.Pid, nil
+	return p.pid, nil
 }
 
 // Cancel ends a monitor that was not asked for anything.
 func (p *Pending) Cancel() {
 	<-p.done
 	if p.err == nil {
-		p.conn.Close()
-		// It ends at the end of the channel; its status says nothing.
-		_ = p.cmd.Wait()
+		// It ends at the end of the channel.
+		_ = (&Session{cmd: p.cmd, conn: p.conn}).end()
 	}
 }
 
@@ -79,7 +100,7 @@ func (p *Pending) Run(req monitor.Request, files []*os.File) (*Session, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	s := &Session{cmd: p.cmd, conn: p.conn}
+	s := &Session{cmd: p.cmd, conn: p.conn, Wait: req.Record.Remove}
 	if err := p.conn.Send(monitor.KindRequest, req, files...); err != nil {
 		return nil, errors.Join(err, s.end())
 	}
@@ -90,6 +111,8 @@ func (p *Pending) Run(req monitor.Request, files []*os.File) (*Session, error) {
 type Session struct {
 	cmd  *exec.Cmd
 	conn *handoff.Conn
+	// Wait makes AwaitExit wait for the monitor's own end, too.
+	Wait bool
 	// Started is what the monitor said of the running container.
 	Started monitor.Started
 	// Master is the container's terminal, nil without one.
@@ -150,6 +173,9 @@ func (s *Session) AwaitExit() (*monitor.Exited, error) {
 		return nil, fmt.Errorf("run container: unknown message %q", m.Kind)
 	}
 	exited, err := decodeExited(m)
+	if !s.Wait {
+		return exited, errors.Join(err, s.conn.Close())
+	}
 	return exited, errors.Join(err, s.end())
 }
 
@@ -174,7 +200,9 @@ func (s *Session) Signal(sig unix.Signal) error {
 // when the command returns.
 func (s *Session) end() error {
 	err := s.conn.Close()
-	_ = s.cmd.Wait() // its status says nothing that its messages did not
+	if s.cmd != nil {
+		_ = s.cmd.Wait() // its status says nothing that its messages did not
+	}
 	return err
 }
 

@@ -46,6 +46,11 @@ type saidError struct{ stage.Failed }
 func (e *saidError) Error() string { return e.Failed.Error }
 func (e *saidError) Hint() string  { return e.Failed.Hint }
 
+// gracefully tells that a helper ended with success.
+func (e event) gracefully() bool {
+	return e.ended && e.from != fromInit && stage.Status(e.status) == 0
+}
+
 // failed returns the failure that the event reports, or nil.
 func (e event) failed() error {
 	if e.kind() != KindFailed {

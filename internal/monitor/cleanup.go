@@ -38,7 +38,7 @@ func Discard(h *state.Handle, exe string) error {
 	err := removeTrees(dirs)
 	if errors.Is(err, fs.ErrPermission) {
 		// Files of subordinate ids: only root of such a namespace may.
-		err = removeInside(exe, idMap(h.UIDs, h.GIDs), dirs)
+		err = removeInside(exe, IDMap(h.UIDs, h.GIDs), dirs)
 	}
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func sweep(h *state.Handle, exe string) error {
 	}
 	h.Status, h.Finished, h.ExitCode = state.Exited, time.Now(), 128+int(unix.SIGKILL)
 	h.Error = "the container's monitor was killed"
-	return h.SaveDurably()
+	return h.Save()
 }
 
 // endTime bounds the wait for a killed process.
@@ -178,7 +178,8 @@ func makeWritable(dir string) error {
 	})
 }
 
-func idMap(uids, gids []specs.LinuxIDMapping) userns.Map {
+// IDMap is an id map in the OCI spec's form as userns has it.
+func IDMap(uids, gids []specs.LinuxIDMapping) userns.Map {
 	return userns.Map{UIDs: ranges(uids), GIDs: ranges(gids)}
 }
 

@@ -108,7 +108,7 @@ func (c *container) start() error {
 	if err != nil {
 		return err
 	}
-	if err := c.openLog(); err != nil {
+	if err := errors.Join(c.openLog(), c.serveControl()); err != nil {
 		return err
 	}
 	if c.Image != nil {
@@ -185,6 +185,9 @@ func (c *container) untilStarted() error {
 			// The command has come and gone before its channel was read.
 			c.events <- e
 			return c.announce(ready, master)
+		case c.started && e.gracefully():
+			// The command has come and gone so fast that its mounts and its TUN,
+			// and with them the helpers, went before anything else was heard.
 		case e.ended:
 			return fmt.Errorf("%s ended at start: %s", e.from, describe(e.status))
 		}
@@ -251,12 +254,11 @@ func (c *container) wait() {
 				// ESRCH: it ended meanwhile, which is an event of its own.
 				_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
 			}
+		case e.gracefully():
+			// Helpers end with success when the mount or the TUN goes away, which
+			// is a moment before init is reaped.
 		case e.from == fromUnion && e.ended:
-			// It ends with success when the mount goes away, which is a moment
-			// before init is reaped.
-			if stage.Status(e.status) != 0 {
-				c.kill("the image server ended: " + describe(e.status))
-			}
+			c.kill("the image server ended: " + describe(e.status))
 		case e.from == fromNetwork && e.ended:
 			c.restartNetwork()
 		}
@@ -302,18 +304,20 @@ func (c *container) finish(ws unix.WaitStatus) {
 	c.log.close()
 	c.handle.Status, c.handle.Finished = state.Exited, time.Now()
 	c.handle.ExitCode, c.handle.Error = exited.Code, exited.Error
-	if err := c.conclude(); err != nil {
+	var err error
+	if c.handle.Record.Remove {
+		err = discard(c.handle)
+	} else {
+		err = c.handle.Save()
+	}
+	if err != nil {
 		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
 	}
 	_ = c.parent.Send(KindExited, exited)
-}
-
-// conclude makes the end final on disk.
-func (c *container) conclude() error {
-	if !c.handle.Record.Remove {
-		return c.handle.SaveDurably()
+	if !c.handle.Record.Remove && err == nil {
+		// Nobody has to wait for the disk.
+		_ = c.handle.Settle()
 	}
-	return discard(c.handle)
 }
 
 // abort undoes a start that did not succeed.
@@ -363,12 +367,15 @@ func (c *container) startInit() error {
 	if err := c.log.redirect(cmd); err != nil {
 		return err
 	}
+	start := func() error { return startIn(cmd, c.cgroup) }
 	if c.pidns != nil {
-		if err := unix.Setns(int(c.pidns.Fd()), unix.CLONE_NEWPID); err != nil {
-			return fmt.Errorf("join pid namespace: %w", err)
-		}
+		// Go checks after the fork that the parent still is the one it knew, and
+		// ends a child that sees none because it is in another pid namespace. Init
+		// asks for the signal itself.
+		cmd.SysProcAttr.Pdeathsig = 0
+		start = func() error { return startInPIDNamespace(cmd, c.pidns, c.cgroup) }
 	}
-	if err := startIn(cmd, c.cgroup); err != nil {
+	if err := start(); err != nil {
 		return fmt.Errorf("start init: %w", err)
 	}
 	handoff.Donated(cmd)
@@ -377,9 +384,27 @@ func (c *container) startInit() error {
 	return conn.Send(stage.KindConfig, c.Init, c.joins...)
 }
 
-// startIn starts cmd in a cgroup. Clone3 may be forbidden by a seccomp filter
-// around us (ENOSYS): then the process is moved after it started, before it
-// is told to do anything.
+// startInPIDNamespace starts cmd in another pid namespace. The thread that
+// joins it is spent: the way back is not open to it (setns(2) wants
+// CAP_SYS_ADMIN in the owner of the namespace), and it stays until the end,
+// since its end would be the parent's death for the child.
+func startInPIDNamespace(cmd *exec.Cmd, ns, cgroup *os.File) error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID)
+		if err == nil {
+			err = startIn(cmd, cgroup)
+		} else {
+			err = fmt.Errorf("join pid namespace: %w", err)
+		}
+		started <- err
+		select {}
+	}()
+	return <-started
+}
+
+// startIn starts cmd in a cgroup, which it is born into (clone3, Linux 5.7).
 func startIn(cmd *exec.Cmd, cgroup *os.File) error {
 	if cgroup == nil {
 		return cmd.Start()

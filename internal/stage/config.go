@@ -34,6 +34,8 @@ type Config struct {
 	Join []int `json:"join,omitempty"`
 	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
 	Reap bool `json:"reap,omitempty"`
+	// KeepGroups leaves the caller's supplementary groups to the command.
+	KeepGroups bool `json:"keepGroups,omitempty"`
 	// Root tells that uid and gid 0 exist inside.
 	Root bool `json:"root"`
 }

@@ -63,7 +63,7 @@ func run(parent *handoff.Conn) (int, error) {
 	if err := s.ready(); err != nil {
 		return 0, err
 	}
-	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags}
+	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups}
 	if s.Reap {
 		return s.reap(p)
 	}

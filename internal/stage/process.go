@@ -20,6 +20,7 @@ type Process struct {
 	Spec         *specs.Process  `json:"spec"`
 	Seccomp      seccomp.Program `json:"seccomp,omitempty"`
 	SeccompFlags uint            `json:"seccompFlags,omitempty"`
+	KeepGroups   bool            `json:"keepGroups,omitempty"`
 }
 
 // Exec gives up what the command may not have and executes it. It returns only
@@ -125,8 +126,10 @@ func (p Process) setUser() error {
 	if u.Umask != nil {
 		unix.Umask(int(*u.Umask))
 	}
-	if err := setgroups(u.AdditionalGids); err != nil {
-		return err
+	if !p.KeepGroups {
+		if err := setgroups(u.AdditionalGids); err != nil {
+			return err
+		}
 	}
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(u.GID), uintptr(u.GID), uintptr(u.GID)); errno != 0 {
 		return fmt.Errorf("setresgid %d: %w", u.GID, errno)

@@ -47,17 +47,29 @@ func (s *setup) reap(p Process) (int, error) {
 		return 0, err
 	}
 	go forward(signals, cmd.Process.Pid)
+	said := make(chan *Failed, 1)
+	go func() { said <- s.lastWords(conn) }()
 	code := waitFor(cmd.Process.Pid)
-	// A command that could not be executed said why before it ended.
+	if f := <-said; f != nil {
+		return 0, &codedError{f.Code, errors.New(f.Error)}
+	}
+	return code, nil
+}
+
+// lastWords returns what the child said of why it can not become the command.
+// When it has become that, the monitor is told by the end of the channel, as by
+// an init that executes the command itself.
+func (s *setup) lastWords(conn *handoff.Conn) *Failed {
 	m, err := conn.Recv()
 	if err != nil {
-		return code, nil
+		s.parent.Close()
+		return nil
 	}
-	var f Failed
-	if err := m.Decode(&f); err != nil {
-		return 0, err
+	f := &Failed{}
+	if err := m.Decode(f); err != nil {
+		return &Failed{Error: err.Error(), Code: 125}
 	}
-	return 0, &codedError{f.Code, errors.New(f.Error)}
+	return f
 }
 
 // Run is the main function of the stage that becomes the command below an init

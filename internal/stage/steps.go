@@ -23,6 +23,7 @@ type step struct {
 // later one.
 func steps() []step {
 	return []step{
+		{"watch the monitor", func(*setup) error { return watchParent() }},
 		{"join namespaces", (*setup).join},
 		{"make mounts private", func(*setup) error { return rootfs.Private() }},
 		// Host files are opened before becoming root, which with keep-id is

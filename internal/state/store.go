@@ -218,30 +218,30 @@ func (h *Handle) Close() error {
 
 // Save writes the record. It is replaced whole: a reader sees the old one or
 // the new one.
-func (h *Handle) Save() error { return h.save(false) }
-
-// SaveDurably writes the record so that it outlives a loss of power.
-func (h *Handle) SaveDurably() error { return h.save(true) }
-
-func (h *Handle) save(durable bool) error {
+func (h *Handle) Save() error {
 	raw, err := json.Marshal(&h.Record)
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
 	tmp := filepath.Join(h.dir, "."+recordFile)
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("write record: %w", err)
-	}
-	_, err = f.Write(raw)
-	if err == nil && durable {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
 	if err := os.Rename(tmp, filepath.Join(h.dir, recordFile)); err != nil {
 		return fmt.Errorf("write record: %w", err)
+	}
+	return nil
+}
+
+// Settle gives the lock back and makes what was saved outlive a loss of power.
+// The container may be removed while that takes its time.
+func (h *Handle) Settle() error {
+	f, err := os.Open(filepath.Join(h.dir, recordFile))
+	if err = errors.Join(err, h.Close()); err != nil {
+		return fmt.Errorf("sync record: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("sync record: %w", err)
 	}
 	return nil
 }
