@@ -3,9 +3,14 @@ package image
 import (
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -208,6 +213,40 @@ esac
 	}
 	if _, err := os.Stat(filepath.Join(dir, "kept")); err == nil {
 		t.Error("the helper still has them")
+	}
+}
+
+// TestTLS: a certificate that nobody vouches for is refused, unless it is not to be verified or its CA is laid down.
+func TestTLS(t *testing.T) {
+	dir := home(t)
+	reg, s := newRegistry(t), newStore(t)
+	reg.push(t, "test:1", build(t, nil, gzipLayer(t, "a", "x")))
+	target, err := url.Parse("http://" + reg.host)
+	must(t, err)
+	srv := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(target))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	host := strings.TrimPrefix(srv.URL, "https://")
+	ctx := context.Background()
+
+	_, err = s.Pull(ctx, host+"/test:1", PullOptions{Platform: "linux/amd64"})
+	if err == nil || !strings.Contains(err.Error(), "x509") || !strings.Contains(hintOf(err), "certs.d/"+host) {
+		t.Errorf("error is %v, hint %q", err, hintOf(err))
+	}
+	if _, err := s.Pull(ctx, host+"/test:1", PullOptions{Insecure: true, Platform: "linux/amd64"}); err != nil {
+		t.Errorf("unverified: %v", err)
+	}
+	certs := filepath.Join(dir, ".config/containers/certs.d", host)
+	must(t, os.MkdirAll(certs, 0o755))
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
+	must(t, os.WriteFile(filepath.Join(certs, "ca.crt"), ca, 0o644))
+	if _, err := s.Pull(ctx, host+"/test:1", PullOptions{Platform: "linux/amd64"}); err != nil {
+		t.Errorf("with the CA: %v", err)
+	}
+	must(t, os.WriteFile(filepath.Join(certs, "ca.crt"), []byte("junk"), 0o644))
+	if _, err := s.Pull(ctx, host+"/test:1", PullOptions{}); err == nil || !strings.Contains(err.Error(), "no certificate") {
+		t.Errorf("with a broken CA file: %v", err)
 	}
 }
 

@@ -115,7 +115,7 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader) (_ *lockFile, _ di
 
 // contextReader ends a read of a file or pipe when the context ends, at the next block.
 type contextReader struct {
-	ctx context.Context //nolint:containedctx // the reader is the call
+	ctx context.Context // the reader is the call
 	r   io.Reader
 }
 

@@ -1,9 +1,11 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -50,6 +52,7 @@ func (s *Store) pull(ctx context.Context, ref string, opt PullOptions) (*Image, 
 	if err != nil {
 		return nil, err
 	}
+	kind, location, local := splitTransport(ref)
 	switch opt.Policy {
 	case "", PolicyAlways:
 	case PolicyMissing, PolicyNever:
@@ -65,7 +68,7 @@ func (s *Store) pull(ctx context.Context, ref string, opt PullOptions) (*Image, 
 	}
 	rep := &reporter{fn: opt.Progress}
 	rep.report(Event{Kind: EventResolve, Ref: ref})
-	if kind, location, ok := splitTransport(ref); ok {
+	if local {
 		return s.pullLocal(ctx, kind, location, want, rep)
 	}
 	return s.pullRegistry(ctx, strings.TrimPrefix(ref, "docker://"), want, opt, rep)
@@ -190,7 +193,8 @@ func (s *Store) addLayers(ctx context.Context, f *found, img *Image, rep *report
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxParallel)
 	seen := make(map[digest.Digest]bool)
-	for i, l := range img.Layers {
+	for _, i := range largestFirst(f.layers) {
+		l := img.Layers[i]
 		if seen[l.DiffID] {
 			continue // an image may have a layer twice, an empty one say
 		}
@@ -204,6 +208,16 @@ func (s *Store) addLayers(ctx context.Context, f *found, img *Image, rep *report
 		})
 	}
 	return held, g.Wait()
+}
+
+// largestFirst orders layers so that no large one is left alone at the end, with one core idle.
+func largestFirst(layers []blob) []int {
+	order := make([]int, len(layers))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(layers[b].size, layers[a].size) })
+	return order
 }
 
 // commit makes the image visible, and pins it.

@@ -77,6 +77,9 @@ func (s *Store) resolve(ref string) (*Image, error) {
 
 // lookup finds the id that ref stands for and, if ref is a name, that name.
 func (s *Store) lookup(ref string) (digest.Digest, Reference, error) {
+	if _, _, ok := splitTransport(ref); ok {
+		return "", Reference{}, ErrNotFound // a place outside the store, not a name with a tag
+	}
 	ref = strings.TrimPrefix(ref, "docker://")
 	if id, ok := fullID(ref); ok {
 		if _, err := os.Stat(s.configPath(id)); err == nil {

@@ -86,7 +86,7 @@ func (r *registry) openBlob(ctx context.Context, d ocispec.Descriptor, offset in
 
 // blobReader reads a blob across broken connections.
 type blobReader struct {
-	ctx    context.Context //nolint:containedctx // the reader is the call
+	ctx    context.Context // the reader is the call
 	reg    *registry
 	desc   ocispec.Descriptor
 	offset int64
