@@ -95,8 +95,8 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 		return nil, nil, err
 	}
 	rec := p.record()
-	if rec.Volumes, err = makeVolumes(c, p.StateRoot); err != nil {
-		return nil, nil, errors.Join(err, removeAll(rec.Volumes))
+	if rec.Volumes, err = nameVolumes(c, p.StateRoot); err != nil {
+		return nil, nil, err
 	}
 	handle, err := st.Create(rec, func(dir string) error {
 		for _, sub := range []string{"lower", "merged", "upper", "work", "etc"} {
@@ -104,7 +104,7 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 				return err
 			}
 		}
-		return bindEtc(c, filepath.Join(dir, "etc"), files)
+		return errors.Join(makeVolumes(c), bindEtc(c, filepath.Join(dir, "etc"), files))
 	})
 	if err != nil {
 		return nil, nil, errors.Join(err, removeAll(rec.Volumes))

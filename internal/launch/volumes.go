@@ -14,25 +14,33 @@ import (
 // volumeDir is where a volume's files are.
 func volumeDir(root, name string) string { return filepath.Join(root, "volumes", name, "_data") }
 
-// makeVolumes makes the container's volumes where they do not exist, and puts
-// their sources into the spec. It returns the directories of the anonymous ones.
-func makeVolumes(c *spec.Container, root string) (anonymous []string, err error) {
-	for _, v := range c.Volumes {
-		name := v.Name
-		if name == "" {
-			name = state.NewID()
-			anonymous = append(anonymous, filepath.Dir(volumeDir(root, name)))
-		} else if err := state.CheckName(name); err != nil {
-			return anonymous, fmt.Errorf("volume: %w", err)
+// nameVolumes names the anonymous volumes, puts the sources of all into the
+// spec, and returns the directories of the anonymous ones. Nothing is made yet:
+// first the container's record tells of them.
+func nameVolumes(c *spec.Container, root string) (anonymous []string, err error) {
+	for i, v := range c.Volumes {
+		if v.Name == "" {
+			v.Name = state.NewID()
+			anonymous = append(anonymous, filepath.Dir(volumeDir(root, v.Name)))
+		} else if err := state.CheckName(v.Name); err != nil {
+			return nil, fmt.Errorf("volume: %w", err)
 		}
-		dir := volumeDir(root, name)
-		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-			return anonymous, fmt.Errorf("make volume %s: %w", name, err)
-		}
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return anonymous, fmt.Errorf("make volume %s: %w", name, err)
-		}
-		c.Spec.Mounts[v.Mount].Source = dir
+		c.Volumes[i] = v
+		c.Spec.Mounts[v.Mount].Source = volumeDir(root, v.Name)
 	}
 	return anonymous, nil
+}
+
+// makeVolumes makes the container's volumes where they do not exist.
+func makeVolumes(c *spec.Container) error {
+	for _, v := range c.Volumes {
+		dir := c.Spec.Mounts[v.Mount].Source
+		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+			return fmt.Errorf("make volume %s: %w", v.Name, err)
+		}
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make volume %s: %w", v.Name, err)
+		}
+	}
+	return nil
 }

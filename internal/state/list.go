@@ -3,12 +3,12 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // List returns the records of all containers, newest first.
@@ -65,9 +65,6 @@ func (s *Store) Find(ref string) (*Record, error) {
 	return nil, fmt.Errorf("%w: %q", ErrAmbiguous, ref)
 }
 
-// graceNew is how long a directory without a lock file may be in the making.
-const graceNew = time.Minute
-
 // Abandoned returns, locked, the containers whose monitor is gone without
 // having finished its work: what a kill -9 or a crash left. The caller cleans
 // up and closes them.
@@ -92,7 +89,7 @@ func (s *Store) Abandoned() ([]*Handle, error) {
 			all = append(all, h)
 		case errors.Is(err, ErrBusy):
 		case errors.Is(err, ErrNotFound):
-			if err := s.removeHusk(dir, e); err != nil {
+			if err := s.removeHusk(dir); err != nil {
 				return all, err
 			}
 		default:
@@ -109,17 +106,19 @@ func finished(dir string) bool {
 }
 
 // removeHusk removes a directory without lock or record: the process that made
-// it was killed between two system calls, or is just making it.
-func (s *Store) removeHusk(dir string, e fs.DirEntry) error {
-	info, err := e.Info()
-	if errors.Is(err, fs.ErrNotExist) {
+// it was killed between two system calls. One that is just being made is left alone.
+func (s *Store) removeHusk(dir string) error {
+	making, err := s.lockMaking(unix.LOCK_EX | unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if time.Since(info.ModTime()) < graceNew {
-		return nil
+	defer making.Close()
+	// It may have been finished before the lock was ours.
+	if _, err := readRecord(dir); !errors.Is(err, ErrNotFound) {
+		return err
 	}
 	return os.RemoveAll(dir)
 }

@@ -24,6 +24,7 @@ var (
 const (
 	recordFile = "state.json"
 	lockFile   = "lock"
+	makingFile = "containers.lock"
 	newPrefix  = ".new-"
 )
 
@@ -79,31 +80,56 @@ type Handle struct {
 // Create makes a container. The returned handle holds its lock. Prepare, if
 // not nil, fills the directory before it appears.
 func (s *Store) Create(rec Record, prepare func(dir string) error) (*Handle, error) {
-	tmp := s.Dir(newPrefix + rec.ID)
-	if err := os.Mkdir(tmp, 0o700); err != nil {
+	h := &Handle{Record: rec, dir: s.Dir(newPrefix + rec.ID), s: s}
+	if err := h.begin(); err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
 	}
-	h := &Handle{Record: rec, dir: tmp, s: s}
-	err := h.create(prepare)
-	if err != nil {
+	if err := h.create(prepare); err != nil {
 		err = errors.Join(err, h.Close(), os.RemoveAll(h.dir))
 		return nil, fmt.Errorf("create container: %w", err)
 	}
 	return h, nil
 }
 
-func (h *Handle) create(prepare func(dir string) error) error {
-	lock, err := os.OpenFile(filepath.Join(h.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+// begin makes the directory with its lock and its record. Meanwhile it holds
+// the store's lock, shared with others that do the same: without a lock of its own
+// the directory is not to be taken for an abandoned one.
+func (h *Handle) begin() error {
+	making, err := h.s.lockMaking(unix.LOCK_SH)
 	if err != nil {
 		return err
 	}
-	h.lock = lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("lock: %w", err)
-	}
-	if err := h.Save(); err != nil {
+	defer making.Close()
+	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		return err
 	}
+	h.lock, err = os.OpenFile(filepath.Join(h.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err == nil {
+		err = unix.Flock(int(h.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil {
+		err = h.Save()
+	}
+	if err != nil {
+		return errors.Join(err, h.Close(), os.RemoveAll(h.dir))
+	}
+	return nil
+}
+
+// lockMaking takes the lock that guards the making of containers.
+func (s *Store) lockMaking(how int) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(s.root, makingFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (h *Handle) create(prepare func(dir string) error) error {
 	if prepare != nil {
 		if err := prepare(h.dir); err != nil {
 			return err
