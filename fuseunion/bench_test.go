@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // benchTar is a layer of n files, about as many directories as an image has, and
@@ -119,4 +124,62 @@ func BenchmarkVerify(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkMount measures a mount of 50,000 files: its first answer, and a walk
+// with a stat of everything, on the fresh mount and again.
+func BenchmarkMount(b *testing.B) {
+	if !inNamespaces(b) {
+		return
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		b.Fatal(err)
+	}
+	store := b.TempDir()
+	if err := unix.Mount("tmpfs", store, "tmpfs", 0, ""); err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Unmount(store, unix.MNT_DETACH)
+	tree, data, err := writeTree(store, benchTar(b, 50_000, 100))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var first, fresh, warm, readFresh time.Duration
+	for b.Loop() {
+		base, err := os.MkdirTemp(store, "mount")
+		if err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		at, unmount := mountTree(b, base, tree, data)
+		lstat(b, at+"/usr")
+		first += time.Since(start)
+		fresh += walkTime(b, at, false)
+		warm += walkTime(b, at, false)
+		readFresh += walkTime(b, at, true)
+		unmount()
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 / float64(b.N) }
+	b.ReportMetric(ms(first), "ms-to-first-answer")
+	b.ReportMetric(ms(fresh), "ms-walk-fresh")
+	b.ReportMetric(ms(warm), "ms-walk-warm")
+	b.ReportMetric(ms(readFresh), "ms-read-all-fresh")
+}
+
+func walkTime(b *testing.B, at string, read bool) time.Duration {
+	start := time.Now()
+	if err := filepath.WalkDir(at, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if read && d.Type().IsRegular() {
+			_, err := os.ReadFile(p)
+			return err
+		}
+		_, err = d.Info()
+		return err
+	}); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(start)
 }

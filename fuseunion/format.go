@@ -51,11 +51,8 @@ const (
 // noNode is the node of a dirent that is a whiteout.
 const noNode = ^uint32(0)
 
-// Types of a dirent, as in getdents(2).
-const (
-	dtUnknown  = 0
-	dtWhiteout = 14
-)
+// The type of a whiteout among the dirents, otherwise as in getdents(2) (DT_WHT).
+const dtWhiteout = 14
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 

@@ -178,6 +178,11 @@ func (m *merger) applyDir(dst *inode, dir uint32) error {
 		return errRecord
 	}
 	defer func() { m.depth-- }()
+	// Nor has a directory two names: without this a loop of them never ends.
+	if m.made[dir] != nil {
+		return errRecord
+	}
+	m.made[dir] = dst
 	var src node
 	if err := m.ix.node(dir, &src); err != nil {
 		return err

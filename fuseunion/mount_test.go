@@ -66,7 +66,7 @@ func mappedIDs(path string) (ranges []IDRange) {
 
 // inNamespaces runs the calling test again in a new user and mount namespace and
 // reports whether this is that run.
-func inNamespaces(t *testing.T) bool {
+func inNamespaces(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(envInside) == t.Name() {
 		return true
@@ -81,6 +81,11 @@ func inNamespaces(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=30s"}
+	pass := "--- PASS"
+	if _, ok := t.(*testing.B); ok {
+		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=5x"}
+		pass = "ns/op"
+	}
 	cmd := exec.Command(self, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS}
 	size := 1
@@ -105,13 +110,13 @@ func inNamespaces(t *testing.T) bool {
 	if bytes.Contains(out, []byte("--- SKIP")) {
 		t.Skip("skipped inside the namespaces: see the log")
 	}
-	if !bytes.Contains(out, []byte("--- PASS")) {
+	if !bytes.Contains(out, []byte(pass)) {
 		t.Fatal("nothing ran inside the namespaces")
 	}
 	return false
 }
 
-func hasSubIDs(t *testing.T) bool {
+func hasSubIDs(t testing.TB) bool {
 	u, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -140,10 +145,13 @@ func mountTars(t testing.TB, tars ...[]byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mountTree(t, base, tree, data)
+	at, unmount := mountTree(t, base, tree, data)
+	t.Cleanup(unmount)
+	return at
 }
 
-func mountTree(t testing.TB, base, tree string, data []string) string {
+// mountTree serves a tree; unmount waits for the server's end.
+func mountTree(t testing.TB, base, tree string, data []string) (at string, unmount func()) {
 	t.Helper()
 	dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
@@ -167,7 +175,7 @@ func mountTree(t testing.TB, base, tree string, data []string) string {
 	if err := dev.Close(); err != nil {
 		t.Fatal(err)
 	}
-	at := filepath.Join(base, "lower")
+	at = filepath.Join(base, "lower")
 	if err := os.Mkdir(at, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +185,7 @@ func mountTree(t testing.TB, base, tree string, data []string) string {
 	if err := mnt.Close(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	return at, func() {
 		if err := unix.Unmount(at, 0); err != nil {
 			t.Errorf("unmount: %v", err)
 			_ = unix.Unmount(at, unix.MNT_DETACH|unix.MNT_FORCE)
@@ -192,8 +200,7 @@ func mountTree(t testing.TB, base, tree string, data []string) string {
 		case <-time.After(10 * time.Second):
 			t.Error("server outlives its mount")
 		}
-	})
-	return at
+	}
 }
 
 func mountOverlay(t testing.TB, lower string) string {
