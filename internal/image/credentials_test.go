@@ -143,14 +143,28 @@ func TestFindAuth(t *testing.T) {
 		{"nothing is anonymous", "r.example/x", nil, nil, ""},
 		{"docker's file", "r.example/x", map[string]string{".docker/config.json": auth("r.example", "d")}, nil, "d"},
 		{"podman's file", "r.example/x", map[string]string{".config/containers/auth.json": auth("r.example", "p")}, nil, "p"},
-		{"podman's file beside a docker file that knows nothing", "r.example/x",
-			map[string]string{".docker/config.json": "{}", ".config/containers/auth.json": auth("r.example", "p")}, nil, "p"},
-		{"docker's file before podman's", "r.example/x",
-			map[string]string{".docker/config.json": auth("r.example", "d"), ".config/containers/auth.json": auth("r.example", "p")}, nil, "d"},
-		{"DOCKER_CONFIG instead of the home directory", "r.example/x",
-			map[string]string{".docker/config.json": auth("r.example", "d"), "other/config.json": auth("r.example", "o")}, map[string]string{"DOCKER_CONFIG": "other"}, "o"},
-		{"REGISTRY_AUTH_FILE instead of all", "r.example/x",
-			map[string]string{".docker/config.json": auth("r.example", "d"), "f": auth("r.example", "f")}, map[string]string{"REGISTRY_AUTH_FILE": "f"}, "f"},
+		{
+			"podman's file beside a docker file that knows nothing", "r.example/x",
+			map[string]string{".docker/config.json": "{}", ".config/containers/auth.json": auth("r.example", "p")},
+			nil, "p",
+		},
+		{
+			"docker's file before podman's", "r.example/x",
+			map[string]string{".docker/config.json": auth("r.example", "d"), ".config/containers/auth.json": auth("r.example", "p")},
+			nil, "d",
+		},
+		{
+			"DOCKER_CONFIG instead of the home directory", "r.example/x",
+			map[string]string{".docker/config.json": auth("r.example", "d"), "other/config.json": auth("r.example", "o")},
+			map[string]string{"DOCKER_CONFIG": "other"},
+			"o",
+		},
+		{
+			"REGISTRY_AUTH_FILE instead of all", "r.example/x",
+			map[string]string{".docker/config.json": auth("r.example", "d"), "f": auth("r.example", "f")},
+			map[string]string{"REGISTRY_AUTH_FILE": "f"},
+			"f",
+		},
 		{"XDG_RUNTIME_DIR", "r.example/x", map[string]string{"run/containers/auth.json": auth("r.example", "r")}, map[string]string{"XDG_RUNTIME_DIR": "run"}, "r"},
 		{"the most special path", "r.example/a/b/c", map[string]string{".config/containers/auth.json": `{"auths":{
 			"r.example":{"username":"host","password":"p"},"r.example/a/b":{"username":"deep","password":"p"}}}`}, nil, "deep"},
@@ -260,7 +274,7 @@ func TestRedirectedBlobGetsNoPassword(t *testing.T) {
 		if r.Header.Get("Authorization") != "" {
 			t.Error("the other host was sent credentials")
 		}
-		_, err := io.WriteString(w, string(m.blobs[m.layers[0]]))
+		_, err := w.Write(m.blobs[m.layers[0]])
 		return err == nil
 	})
 	reg.misbehave(func(w http.ResponseWriter, r *http.Request) bool {

@@ -344,8 +344,10 @@ func TestImport(t *testing.T) {
 	root := tarOf(t, "etc/os-release", "x")
 	img, err := s.Import(context.Background(), bytes.NewReader(gzipped(t, root)), ImportOptions{
 		Name: "mine:1", Message: "from a tar",
-		Changes: []string{`CMD ["/bin/sh","-l"]`, `ENTRYPOINT run it`, `ENV A=1 B="two words"`, `ENV C three`, `LABEL x.y="z"`,
-			`EXPOSE 80 53/udp`, `USER nobody`, `WORKDIR /srv`, `VOLUME ["/data"]`, `STOPSIGNAL SIGINT`},
+		Changes: []string{
+			`CMD ["/bin/sh","-l"]`, `ENTRYPOINT run it`, `ENV A=1 B="two words"`, `ENV C three`, `LABEL x.y="z"`,
+			`EXPOSE 80 53/udp`, `USER nobody`, `WORKDIR /srv`, `VOLUME ["/data"]`, `STOPSIGNAL SIGINT`,
+		},
 	})
 	must(t, err)
 	c := img.Config.Config
