@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -40,15 +41,7 @@ func TestExitStatusOfUrunsOwnFailures(t *testing.T) {
 func TestExitStatusOfASignal(t *testing.T) {
 	for sig, want := range map[string]int{"KILL": 137, "TERM": 143} {
 		name := unique(t)
-		args := append([]string{"run", "--rm", "--init", "--name", name}, harness.DemoImage, "/probe", "sleep-forever")
-		cmd := exec.Command(harness.Binary, args...)
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		cmd, stdout := start(t, harness.RunArgs("--init", "--name", name, "--", "/probe", "sleep-forever")...)
 		awaitLine(t, stdout, "sleeping")
 		harness.Urun(t, "kill", "--signal", sig, name).OK()
 		_ = cmd.Wait()
@@ -60,16 +53,9 @@ func TestExitStatusOfASignal(t *testing.T) {
 
 func TestSignalsReachTheCommand(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1} {
-		cmd := exec.Command(harness.Binary, harness.RunArgs("sh", "-c",
+		cmd, stdout := start(t, harness.RunArgs("sh", "-c",
 			`trap 'echo got TERM; exit 21' TERM; trap 'echo got INT; exit 22' INT; trap 'echo got HUP; exit 23' HUP
 			 trap 'echo got USR1; exit 24' USR1; echo ready; while :; do sleep 0.05; done`)...)
-		stdout, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
 		awaitLine(t, stdout, "ready")
 		if err := cmd.Process.Signal(sig); err != nil {
 			t.Fatal(err)
@@ -86,15 +72,8 @@ func TestSignalsReachTheCommand(t *testing.T) {
 }
 
 func TestSigProxyOff(t *testing.T) {
-	cmd := exec.Command(harness.Binary, harness.RunArgs("--sig-proxy=false", "--", "sh", "-c",
+	cmd, stdout := start(t, harness.RunArgs("--sig-proxy=false", "--", "sh", "-c",
 		`trap 'echo got USR1' USR1; echo ready; sleep 1; echo end`)...)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	awaitLine(t, stdout, "ready")
 	if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
@@ -107,6 +86,22 @@ func TestSigProxyOff(t *testing.T) {
 	if strings.Contains(string(rest), "got") {
 		t.Errorf("the signal reached the command: %q", rest)
 	}
+}
+
+// start calls urun with a pipe from its stdout; it is killed when the test takes too long.
+func start(t *testing.T, args ...string) (*exec.Cmd, io.ReadCloser) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Timeout)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, harness.Binary, args...)
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, stdout
 }
 
 // awaitLine reads up to and with the line.
@@ -194,14 +189,7 @@ func TestAGigabyteThroughAPipeArrivesWhole(t *testing.T) {
 
 // A reader that goes away ends the writer by SIGPIPE, as in any pipeline.
 func TestClosedStdoutEndsTheCommand(t *testing.T) {
-	cmd := exec.Command(harness.Binary, harness.RunArgs("yes")...)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, stdout := start(t, harness.RunArgs("yes")...)
 	if _, err := io.ReadFull(stdout, make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}

@@ -231,7 +231,7 @@ func TestLimitsAreEnforcedOrRefused(t *testing.T) {
 			}
 		})
 	}
-	harness.Run(t, "--pids-limit", "-1", "--", "true").OK() // unlimited asks for nothing
+	harness.Run(t, "--pids-limit=-1", "--", "true").OK() // unlimited asks for nothing
 }
 
 func TestLabelsAndAnnotations(t *testing.T) {

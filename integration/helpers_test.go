@@ -25,10 +25,10 @@ func detach(t *testing.T, flags []string, command ...string) string {
 	name := unique(t)
 	args := append([]string{"run", "-d", "--name", name}, flags...)
 	args = append(append(args, harness.DemoImage), command...)
+	t.Cleanup(func() { harness.Urun(t, "rm", "-f", name).OK() })
 	if id := harness.Urun(t, args...).OK(); id == "" || strings.ContainsAny(id, " \n") {
 		t.Fatalf("run -d printed %q, want an id", id)
 	}
-	t.Cleanup(func() { harness.Urun(t, "rm", "-f", name).OK() })
 	return name
 }
 

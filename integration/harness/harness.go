@@ -23,7 +23,7 @@ var (
 	Binary string
 	// Probe is the static program that looks from inside; the demo image has it as /probe.
 	Probe string
-	// DemoImage is the reference of an image of four layers with a shell, coreutils and the probe.
+	// DemoImage names, in the store, the image of four layers with a shell, coreutils and the probe.
 	DemoImage string
 	// Store is the image and container store that the tests of one package share.
 	Store string
@@ -32,7 +32,7 @@ var (
 )
 
 // Timeout ends every call of urun that a test makes, so that one that hangs is named.
-const Timeout = 2 * time.Minute
+const Timeout = 30 * time.Second
 
 // Main runs the tests of a package between making and removing what they share. It is called by TestMain.
 func Main(m *testing.M) int {
@@ -77,9 +77,17 @@ func run(m *testing.M) (code int, err error) {
 	if _, err := os.Stat(Binary); err != nil {
 		return 0, fmt.Errorf("the binary under test: %w (make build)", err)
 	}
-	DemoImage = "oci:" + demo + ":latest"
+	demoLayout = demo
 	Store = filepath.Join(work, "store")
 	if err := errors.Join(os.MkdirAll(Cache, 0o755), os.Setenv("URUN_ROOT", Store)); err != nil {
+		return 0, err
+	}
+	id, err := output(Binary, "pull", "--quiet", "oci:"+demo+":latest")
+	if err != nil {
+		return 0, err
+	}
+	DemoImage = "localhost/demo:latest"
+	if _, err := output(Binary, "tag", strings.TrimSpace(id), DemoImage); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
@@ -257,6 +265,6 @@ func RunLeaking(t testing.TB, files []*os.File, args ...string) *Result {
 }
 
 // DemoLayout is the directory of the demo image's OCI layout.
-func DemoLayout() string {
-	return strings.TrimSuffix(strings.TrimPrefix(DemoImage, "oci:"), ":latest")
-}
+func DemoLayout() string { return demoLayout }
+
+var demoLayout string

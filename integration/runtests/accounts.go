@@ -220,6 +220,37 @@ func dropRanges(file, name string) error {
 	return nil
 }
 
+// processes lists what still runs as a test user, and ends it: that user runs nothing but tests. Of other accounts
+// nothing is known to be the tests' own, so nothing is listed.
+func (a *account) processes() (left []string) {
+	if a.name != withRanges && a.name != withoutRanges || a.self {
+		return nil
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, dir := range dirs {
+		fi, err := os.Stat(dir)
+		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid {
+			continue // gone, or another's
+		}
+		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || len(cmdline) == 0 {
+			continue // ending
+		}
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil {
+			return append(left, err.Error())
+		}
+		left = append(left, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			left = append(left, err.Error())
+		}
+	}
+	return left
+}
+
 // openDevices gives /dev/fuse and /dev/net/tun the mode that udev gives them, where no udev did.
 func openDevices() error {
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {

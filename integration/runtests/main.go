@@ -10,6 +10,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -63,8 +64,8 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 	} else {
 		defer func() { err = errors.Join(err, st.remove()) }()
 	}
-	// A ctrl-C reaches the tests too, which end; their end is this program's.
-	signal.Ignore(syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 
 	pkgs, err := listTests(patterns)
 	if err != nil {
@@ -79,7 +80,7 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 		}
 	}
 
-	r := runner{stage: st, skips: skips, run: run, ci: os.Getenv("CI") == "true"}
+	r := runner{ctx: ctx, stage: st, skips: skips, run: run, ci: os.Getenv("CI") == "true"}
 	for _, p := range pkgs {
 		bin, err := st.compile(p)
 		if err != nil {
@@ -97,6 +98,12 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 			}
 		default:
 			r.test(p, bin, accounts[0])
+		}
+	}
+	for _, a := range accounts {
+		if left := a.processes(); len(left) > 0 {
+			fmt.Printf("FAIL\tprocesses left by %s:\n    %s\n", a, strings.Join(left, "\n    "))
+			r.failed++
 		}
 	}
 	names := make([]string, len(accounts))
@@ -221,6 +228,7 @@ func (st *stage) compile(p testPackage) (string, error) {
 
 // runner counts what the tests say.
 type runner struct {
+	ctx                     context.Context
 	stage                   *stage
 	skips                   []skip
 	run                     string
@@ -230,7 +238,7 @@ type runner struct {
 
 // test runs the compiled tests of one package as one account, or as the caller if that is nil.
 func (r *runner) test(p testPackage, bin string, as *account) {
-	cmd := exec.Command(bin, "-test.v", "-test.timeout=20m")
+	cmd := exec.CommandContext(r.ctx, bin, "-test.v", "-test.timeout=10m")
 	if r.run != "" {
 		cmd.Args = append(cmd.Args, "-test.run="+r.run)
 	}
