@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -88,18 +87,18 @@ func (r *RunCmd) run(app *App) (err error) {
 		return err
 	}
 	defer io.close()
+	if err := writeCIDFile(c); err != nil {
+		return err
+	}
 	started = true
 	session, err := launch.Start(launch.Plan{
 		Exe: executable(), StateRoot: app.stateRoot(), Container: c,
 		ImageID: src.id, Image: src.image, Passwd: src.passwd, Group: src.group, Map: m, Stdio: io.files, Debug: app.Debug,
 	}, pending)
 	if err != nil {
-		return err
+		return errors.Join(err, removeCIDFile(c))
 	}
 	io.donated()
-	if err := writeCIDFile(c); err != nil {
-		return errors.Join(err, session.Leave())
-	}
 	if c.Detach {
 		return detached(app, c, session)
 	}
@@ -206,19 +205,14 @@ func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource,
 	if opts.Rootfs != "" {
 		return s, s.directory(opts.Rootfs)
 	}
-	img, err := a.getImage(name, opts)
-	if err != nil {
-		return nil, err
-	}
 	store, err := a.Store()
 	if err != nil {
 		return nil, err
 	}
-	release, err := store.Hold(img)
+	img, err := a.holdImage(store, name, opts, s)
 	if err != nil {
 		return nil, err
 	}
-	s.release = release
 	s.id, s.config = img.ID.String(), img
 	s.image = &monitor.Image{Tree: img.Tree, Serve: launch.ServeOptions(m)}
 	for _, l := range img.Layers {
@@ -227,19 +221,48 @@ func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource,
 	return s, s.accounts()
 }
 
+// holdImage gets the image and keeps others from removing it. Between the two
+// it may be gone: then it is gotten again.
+func (a *App) holdImage(store *image.Store, name string, opts spec.Options, s *rootSource) (*image.Image, error) {
+	for range 3 {
+		img, err := a.getImage(store, name, opts)
+		if err != nil {
+			return nil, err
+		}
+		s.release, err = store.Hold(img)
+		if err == nil {
+			return img, nil
+		}
+		s.release = func() {}
+		if !errors.Is(err, image.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("image %s: removed by another process again and again", name)
+}
+
 // getImage finds the image, pulling it as --pull says.
-func (a *App) getImage(name string, opts spec.Options) (*image.Image, error) {
-	store, err := a.Store()
-	if err != nil {
-		return nil, err
+func (a *App) getImage(store *image.Store, name string, opts spec.Options) (*image.Image, error) {
+	ctx, stop := interruptible()
+	defer stop()
+	show := newProgress(a, opts.Quiet, false)
+	opt := image.PullOptions{Platform: opts.Platform, Policy: image.PolicyMissing, Progress: show.event}
+	switch opts.Pull {
+	case "", "missing":
+	case "newer":
+		// As always, but what is here will do where the source can not be asked.
+		opt.Policy = image.PolicyAlways
+	default:
+		opt.Policy = image.Policy(opts.Pull)
 	}
-	policy := image.Policy(opts.Pull)
-	if policy == "" {
-		policy = image.PolicyMissing
+	img, err := store.Pull(ctx, name, opt)
+	show.end()
+	if err != nil && opts.Pull == "newer" && ctx.Err() == nil {
+		if old, rerr := store.Resolve(name); rerr == nil {
+			return old, nil
+		}
 	}
-	return store.Pull(context.Background(), name, image.PullOptions{
-		Platform: opts.Platform, Policy: policy,
-	})
+	return img, interrupted(ctx, err)
 }
 
 // accounts reads the image's users and groups.
@@ -334,6 +357,14 @@ func prepareName(app *App, st *state.Store, c *spec.Container) error {
 		return err
 	}
 	return removeContainer(st, rec.ID, true)
+}
+
+// removeCIDFile undoes writeCIDFile for a container that does not start.
+func removeCIDFile(c *spec.Container) error {
+	if c.CIDFile == "" {
+		return nil
+	}
+	return os.Remove(c.CIDFile)
 }
 
 // writeCIDFile writes --cidfile; one that exists may be that of another container.
