@@ -180,8 +180,8 @@ func compareTrees(t *testing.T, reference, listing string, owners bool) {
 	slices.Sort(got)
 	bad := 0
 	report := func(sign, line string) {
-		if bad++; bad <= 20 {
-			t.Errorf("%s %s", sign, line)
+		if bad++; bad <= 10 {
+			t.Errorf("%s %.300s", sign, line)
 		}
 	}
 	i, j := 0, 0

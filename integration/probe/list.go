@@ -20,7 +20,7 @@ func list(args []string) (err error) {
 	out := bufio.NewWriter(os.Stdout)
 	defer func() { err = errors.Join(err, out.Flush()) }()
 	for _, root := range args {
-		l := lister{out: out, root: strings.TrimSuffix(root, "/"), first: map[uint64]string{}}
+		l := lister{out: out, root: strings.TrimSuffix(root, "/"), first: map[inode]string{}}
 		var top unix.Stat_t
 		if err := unix.Lstat(root, &top); err != nil {
 			return fmt.Errorf("%s: %w", root, err)
@@ -37,8 +37,10 @@ type lister struct {
 	out   io.Writer
 	root  string
 	dev   uint64
-	first map[uint64]string // inode -> its name met first
+	first map[inode]string // its name met first
 }
+
+type inode struct{ dev, ino uint64 }
 
 func (l *lister) visit(path string, d fs.DirEntry, err error) error {
 	if err != nil {
@@ -49,10 +51,7 @@ func (l *lister) visit(path string, d fs.DirEntry, err error) error {
 		return fmt.Errorf("lstat %q: %w", path, err)
 	}
 	if st.Dev != l.dev && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return fs.SkipDir // a mount
-	}
-	if st.Dev != l.dev {
-		return nil
+		return fs.SkipDir // a mount; files may differ without being one, as overlayfs has it
 	}
 	name := strings.TrimPrefix(path, l.root)
 	if name == "" {
@@ -73,10 +72,11 @@ func (l *lister) visit(path string, d fs.DirEntry, err error) error {
 		}
 	}
 	if st.Nlink > 1 && links > 0 {
-		if l.first[st.Ino] == "" {
-			l.first[st.Ino] = name
+		id := inode{st.Dev, st.Ino}
+		if l.first[id] == "" {
+			l.first[id] = name
 		}
-		same = l.first[st.Ino]
+		same = l.first[id]
 	}
 	attrs, err := xattrs(path)
 	if err != nil {
