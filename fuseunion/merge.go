@@ -195,7 +195,9 @@ func (m *merger) applyDir(dst *inode, dir uint32) error {
 		dst.node, dst.src = src, m.ix
 		dst.node.layer = m.layer - 1
 	}
-	dst.touched = m.layer
+	if src.flags&flagGhost == 0 {
+		dst.touched = m.layer
+	}
 	if src.flags&flagOpaque != 0 {
 		m.prune(dst)
 	}

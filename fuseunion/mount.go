@@ -45,8 +45,9 @@ func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
 		{"subtype", opt.Subtype},
 		{"fd", strconv.Itoa(fd)},
 		{"rootmode", "40000"},
-		{"user_id", "0"},
-		{"group_id", "0"},
+		// The owner must exist in the user namespace; the caller does, root may not.
+		{"user_id", strconv.Itoa(os.Getuid())},
+		{"group_id", strconv.Itoa(os.Getgid())},
 	} {
 		if err := unix.FsconfigSetString(fsfd, s.key, s.value); err != nil {
 			return nil, fmt.Errorf("fsconfig fuse %s=%s: %w", s.key, s.value, err)

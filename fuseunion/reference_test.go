@@ -101,7 +101,7 @@ func (n *refNode) hide(name string, layer int) error {
 	switch {
 	case k == nil:
 		return nil
-	case n.passed[name] == layer:
+	case n.passed[name] == layer, k.wentThrough(layer):
 		// The layer has entries below a link that it hides: where they belong hangs on
 		// the order of its entries for an unpacker, but not for us.
 		return errConflict
@@ -118,6 +118,16 @@ func (n *refNode) hide(name string, layer int) error {
 		k.ent = newRefDir(nil, 0).ent
 	}
 	return k.hideLower(layer)
+}
+
+// wentThrough reports whether the layer has gone through a link in or below n.
+func (n *refNode) wentThrough(layer int) bool {
+	for name, k := range n.kids {
+		if n.passed[name] == layer || k.wentThrough(layer) {
+			return true
+		}
+	}
+	return false
 }
 
 // fresh reports whether a name is of the layer.
