@@ -315,7 +315,9 @@ func (c *container) finish(ws unix.WaitStatus) {
 	}
 	_ = c.parent.Send(KindExited, exited)
 	if !c.handle.Record.Remove && err == nil {
-		// Nobody has to wait for the disk.
+		// Nobody has to wait for the disk, nor for the end of a file that is
+		// only kept open here.
+		os.Stderr.Close()
 		_ = c.handle.Settle()
 	}
 }
