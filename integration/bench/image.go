@@ -25,7 +25,7 @@ const (
 	imageName = "debian:nine"
 	layers    = "9"
 	// With minbase they come to about 230 MB, compressed.
-	packages = "ca-certificates,git,python3,golang-go,npm"
+	packages = "ca-certificates,git,python3,golang-go"
 )
 
 // cachedImage returns a directory of docker-registry's with the image in it, made now or at an earlier run: a Debian
