@@ -22,6 +22,7 @@ type refNode struct {
 	layer  int            // of a directory: the last that touched it
 	marks  map[string]int // of a directory: the layer that gave each name
 	passed map[string]int // of a directory: the layer that went through the link of that name
+	via    int            // of a directory: the layer that reached it through a link
 	nlink  int
 	listed bool
 }
@@ -77,6 +78,9 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 		if create {
 			at.layer = layer
 		}
+		if links > 0 && layer > 0 {
+			at.via = layer
+		}
 	}
 	return at, nil
 }
@@ -122,6 +126,9 @@ func (n *refNode) hide(name string, layer int) error {
 
 // wentThrough reports whether the layer has gone through a link in or below n.
 func (n *refNode) wentThrough(layer int) bool {
+	if n.via == layer {
+		return true
+	}
 	for name, k := range n.kids {
 		if n.passed[name] == layer || k.wentThrough(layer) {
 			return true
@@ -165,6 +172,9 @@ func (root *refNode) apply(e ent, layer int) error {
 		return errConflict
 	}
 	if e.typ == tar.TypeLink {
+		if old != nil && old.wentThrough(layer) {
+			return errConflict
+		}
 		d, b := path.Split(e.link)
 		from, err := root.walk(d, layer, false)
 		if err != nil {
@@ -178,6 +188,9 @@ func (root *refNode) apply(e ent, layer int) error {
 		return nil
 	}
 	n := &refNode{ent: e}
+	if old != nil && !isDir && old.wentThrough(layer) {
+		return errConflict
+	}
 	switch {
 	case isDir && old != nil && old.is(tar.TypeDir):
 		n = old
