@@ -44,7 +44,7 @@ func main() {
 
 func mainMain(ctx context.Context) error {
 	urun := flag.String("urun", "bin/urun", "the `program` to measure")
-	name := flag.String("user", "urun-test", "the `user` to measure as, if root calls")
+	name := flag.String("user", "urun-bench", "the `user` to measure as, if root calls")
 	out := flag.String("out", "", "the `document` to rewrite between its markers")
 	quick := flag.Bool("quick", false, "few rounds: a trial of the program, not of urun")
 	flag.Parse()
