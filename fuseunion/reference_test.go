@@ -91,6 +91,20 @@ func (root *refNode) has(name string) bool {
 	return err == nil
 }
 
+// overLink reports whether a path goes over a symbolic link.
+func (root *refNode) overLink(name string) bool {
+	at := root
+	for c := range strings.SplitSeq(strings.TrimSuffix(name, "/"), "/") {
+		if at = at.kids[c]; at == nil {
+			return false
+		}
+		if at.is(tar.TypeSymlink) {
+			return true
+		}
+	}
+	return false
+}
+
 func (n *refNode) hideLower(layer int) error {
 	for name := range n.kids {
 		if err := n.hide(name, layer); err != nil {
@@ -151,6 +165,9 @@ func (root *refNode) apply(e ent, layer int) error {
 	dirName, base := path.Split(strings.TrimSuffix(e.name, "/"))
 	whiteout := strings.HasPrefix(base, ".wh.")
 	if whiteout && !root.has(dirName) {
+		if root.overLink(dirName) {
+			return errConflict // the layer may yet give what the link leads to
+		}
 		return nil
 	}
 	at, err := root.walk(dirName, layer, !whiteout)
