@@ -60,6 +60,8 @@ type container struct {
 
 	init, union, network *child
 	tun                  *os.File
+	networkSince         time.Time // when the helper was started again
+	networkFailures      int
 	events               chan event
 	started              bool
 	stopping             bool
@@ -260,7 +262,7 @@ func (c *container) wait() {
 		case e.from == fromUnion && e.ended:
 			c.kill("the image server ended: " + describe(e.status))
 		case e.from == fromNetwork && e.ended:
-			c.restartNetwork()
+			c.restartNetwork(e)
 		}
 	}
 }
@@ -280,21 +282,38 @@ func (c *container) kill(cause string) {
 }
 
 // restartNetwork starts a new network helper on the container's TUN. Its
-// connections are lost, the network is not.
-func (c *container) restartNetwork() {
+// connections are lost, the network is not. One that keeps failing is given up:
+// the container goes on without a network, and its record says why.
+func (c *container) restartNetwork(e event) {
 	if c.stopping || c.tun == nil {
 		return
 	}
-	n, err := c.startHelper(handoff.Network, KindPorts, c.Init.Slirp)
-	if err == nil {
-		err = n.conn.Send(KindAttach, nil, c.tun)
+	if time.Since(c.networkSince) < networkLife {
+		c.networkFailures++
+	} else {
+		c.networkFailures = 0
+	}
+	err := fmt.Errorf("the network helper keeps ending: %s", describe(e.status))
+	if c.networkFailures < networkTries {
+		c.networkSince = time.Now()
+		c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp)
+		if err == nil {
+			err = c.network.conn.Send(KindAttach, nil, c.tun)
+		}
 	}
 	if err != nil {
-		c.kill("restart network: " + err.Error())
-		return
+		c.handle.Error = err.Error()
+		// The record is there for the user; the container does not depend on it.
+		_ = c.handle.Save()
 	}
-	c.network = n
 }
+
+// A helper that lived shorter than networkLife has failed; networkTries of them
+// in a row are enough.
+const (
+	networkLife  = 2 * time.Second
+	networkTries = 5
+)
 
 // finish ends what is left of the container, and records how it ended.
 func (c *container) finish(ws unix.WaitStatus) {
@@ -303,7 +322,10 @@ func (c *container) finish(ws unix.WaitStatus) {
 	c.endHelpers()
 	c.log.close()
 	c.handle.Status, c.handle.Finished = state.Exited, time.Now()
-	c.handle.ExitCode, c.handle.Error = exited.Code, exited.Error
+	c.handle.ExitCode = exited.Code
+	if exited.Error != "" {
+		c.handle.Error = exited.Error
+	}
 	var err error
 	if c.handle.Record.Remove {
 		err = discard(c.handle)
