@@ -13,8 +13,8 @@ layers=$(tr ',' '\n' <"$work/image/blobs/sha256/$(sed -n 's/.*"digest": "sha256:
 echo "== an image of $layers layers, made from this machine's own shell and coreutils: oci:DIR"
 
 host() { # what must not change
-	printf 'uid %s  host name %s  mounts %s  links %s\n' "$(id -u)" "$(uname -n)" "$(wc -l </proc/self/mountinfo)" \
-		"$(ls /sys/class/net | tr '\n' ' ')"
+	printf 'uid %s, host name %s, mounts that urun made: %s, host routes to 10.0.2.0: %s\n' "$(id -u)" "$(uname -n)" \
+		"$(grep -c "$work" /proc/self/mountinfo)" "$(grep -c ' 10\.0\.2\.' /proc/net/fib_trie)"
 	cat "$work/witness"
 }
 echo 'a file of the host' >"$work/witness"

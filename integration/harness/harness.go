@@ -49,7 +49,7 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	defer func() { err = errors.Join(err, remove(work)) }()
 
 	Binary, Probe, Cache = os.Getenv("URUN_BINARY"), os.Getenv("URUN_PROBE"), os.Getenv("URUN_TEST_CACHE")
 	demo := os.Getenv("URUN_DEMO_IMAGE")
@@ -91,6 +91,17 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	return m.Run(), nil
+}
+
+// remove deletes a tree in which overlayfs has left directories that nobody may read.
+func remove(dir string) error {
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if d != nil && d.IsDir() {
+			return os.Chmod(p, 0o700)
+		}
+		return err
+	})
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 func output(name string, args ...string) (string, error) {

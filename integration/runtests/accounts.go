@@ -220,20 +220,17 @@ func dropRanges(file, name string) error {
 	return nil
 }
 
-// processes lists what still runs as a test user, and ends it: that user runs nothing but tests. Of other accounts
-// nothing is known to be the tests' own, so nothing is listed.
-func (a *account) processes() (left []string) {
-	if a.name != withRanges && a.name != withoutRanges || a.self {
-		return nil
-	}
+// processes lists what tests left running as this account, and ends it: processes that run from the stage, are in it or
+// hold files of it open. Others of the account's are not the tests'.
+func (a *account) processes(st *stage) (left []string) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return []string{err.Error()}
 	}
 	for _, dir := range dirs {
 		fi, err := os.Stat(dir)
-		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid {
-			continue // gone, or another's
+		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid || !uses(dir, st.dir) {
+			continue // gone, another's, or not of the tests
 		}
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 		if err != nil || len(cmdline) == 0 {
@@ -249,6 +246,20 @@ func (a *account) processes() (left []string) {
 		}
 	}
 	return left
+}
+
+// uses reports whether a process, by its directory of /proc, has to do with files below top.
+func uses(dir, top string) bool {
+	links, err := filepath.Glob(filepath.Join(dir, "fd", "*"))
+	if err != nil {
+		return false
+	}
+	for _, link := range append(links, filepath.Join(dir, "exe"), filepath.Join(dir, "cwd")) {
+		if target, err := os.Readlink(link); err == nil && within(target, top) {
+			return true
+		}
+	}
+	return false
 }
 
 // openDevices gives /dev/fuse and /dev/net/tun the mode that udev gives them, where no udev did.

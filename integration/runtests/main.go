@@ -101,7 +101,7 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 		}
 	}
 	for _, a := range accounts {
-		if left := a.processes(); len(left) > 0 {
+		if left := a.processes(st); len(left) > 0 {
 			fmt.Printf("FAIL\tprocesses left by %s:\n    %s\n", a, strings.Join(left, "\n    "))
 			r.failed++
 		}
