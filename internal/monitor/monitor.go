@@ -3,6 +3,7 @@ package monitor
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -440,13 +441,18 @@ func startIn(cmd *exec.Cmd, cgroup *os.File) error {
 // closeStdio gives up the container's standard files here, so that who reads
 // them sees their end when the container ends.
 func (c *container) closeStdio(cmd *exec.Cmd) {
-	for _, f := range []any{cmd.Stdin, cmd.Stdout, cmd.Stderr} {
-		if file, ok := f.(*os.File); ok {
-			file.Close()
-		}
-	}
+	closeOutputs(cmd)
 	for _, f := range c.stdio {
 		f.Close()
+	}
+}
+
+// closeOutputs closes the ends of pipes that a started command has got.
+func closeOutputs(cmd *exec.Cmd) {
+	for _, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
+		if f, ok := w.(*os.File); ok {
+			f.Close()
+		}
 	}
 }
 
