@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/cgdelegate"
 	"github.com/urun-dev/urun/userns"
 )
 
@@ -35,6 +38,13 @@ func (InfoCmd) Run(app *App) error {
 	}
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
 		row(dev, access(dev))
+	}
+	row("image layers", "served by FUSE, writable layer by overlayfs")
+	row("network", "slirp: user-mode TCP/IP on a TUN device")
+	support := cgdelegate.Probe(context.Background())
+	row("cgroups", support.Reason)
+	if len(support.Controllers) > 0 {
+		row("controllers", strings.Join(support.Controllers, " "))
 	}
 	return nil
 }

@@ -52,6 +52,11 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err != nil {
 		return err
 	}
+	if opts.LogLevel != "" {
+		if err := app.logAt(opts.LogLevel); err != nil {
+			return err
+		}
+	}
 	if opts.Storage == "fuse" {
 		return errors.New("--storage=fuse: this version has the overlay layer only")
 	}

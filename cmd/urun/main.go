@@ -133,7 +133,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := &App{Root: c.Root, Debug: c.Debug, Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	app.Log = slog.New(slog.DiscardHandler)
 	if c.Debug {
-		app.Log = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		if err := app.logAt("debug"); err != nil {
+			return report(stderr, err)
+		}
 	}
 	if app.Root == "" {
 		app.Root = defaultRoot()
@@ -178,6 +180,17 @@ func defaultRoot() string {
 		}
 	}
 	return filepath.Join(home, ".local", "share", "urun")
+}
+
+// logAt makes the log be written to standard error from a level on.
+func (a *App) logAt(level string) error {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	a.Debug = l <= slog.LevelDebug
+	a.Log = slog.New(slog.NewTextHandler(a.Stderr, &slog.HandlerOptions{Level: l}))
+	return nil
 }
 
 // Store opens the image store.

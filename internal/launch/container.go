@@ -55,7 +55,7 @@ func Start(p Plan, pending *Pending) (*Session, error) {
 	// The monitor has the lock too and keeps it.
 	defer handle.Close()
 	req.Init.Seccomp, req.Init.SeccompFlags = filter.program, filter.flags
-	req.Init.Join, req.JoinPID = joins.kinds, joins.pid != nil
+	req.Init.Join, req.JoinPID, req.Init.SharedShm = joins.kinds, joins.pid != nil, joins.shm != nil
 	req.Cloneflags = joins.cloneflags(p.Container)
 	files := append(p.Stdio[:], handle.File())
 	scope, err := p.limit(pending, handle)
@@ -69,8 +69,10 @@ func Start(p Plan, pending *Pending) (*Session, error) {
 		files = append(files, scope)
 	}
 	files = append(files, joins.files...)
-	if joins.pid != nil {
-		files = append(files, joins.pid)
+	for _, f := range []*os.File{joins.pid, joins.shm} {
+		if f != nil {
+			files = append(files, f)
+		}
 	}
 	session, err := pending.Run(*req, files)
 	if err != nil {

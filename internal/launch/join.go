@@ -16,10 +16,11 @@ type namespaces struct {
 	kinds []int // CLONE_NEW* of files
 	files []*os.File
 	pid   *os.File
+	shm   *os.File // mount namespace with the /dev/shm to share
 }
 
 func (n *namespaces) close() {
-	for _, f := range append(n.files, n.pid) {
+	for _, f := range append(n.files, n.pid, n.shm) {
 		if f != nil {
 			f.Close()
 		}
@@ -54,7 +55,26 @@ func (p Plan) joins() (*namespaces, error) {
 		}
 		n.kinds, n.files = append(n.kinds, want.kind), append(n.files, f)
 	}
-	return n, nil
+	return n, p.joinShm(n)
+}
+
+// joinShm opens the mount namespace of the container whose IPC is shared: POSIX
+// shared memory is files in its /dev/shm.
+func (p Plan) joinShm(n *namespaces) error {
+	ref := sharedWith(p.Container.Namespaces.IPC)
+	if ref == "" {
+		return nil
+	}
+	for _, m := range p.Container.Spec.Mounts {
+		if m.Destination == "/dev/shm" {
+			return nil // the user has something else there
+		}
+	}
+	var err error
+	if n.shm, err = p.namespaceOf(ref, "mnt"); err != nil {
+		n.close()
+	}
+	return err
 }
 
 func sharedWith(ns spec.Namespace) string {

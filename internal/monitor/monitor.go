@@ -57,6 +57,7 @@ type container struct {
 	cgroup *os.File
 	joins  []*os.File
 	pidns  *os.File
+	shm    *os.File // detached mount
 	exe    *os.File
 
 	init, union, network *child
@@ -77,6 +78,9 @@ func (c *container) adopt(files []*os.File) error {
 	if c.JoinPID {
 		want++
 	}
+	if c.Init.SharedShm {
+		want++
+	}
 	if len(files) != want {
 		return fmt.Errorf("monitor: got %d files, want %d", len(files), want)
 	}
@@ -89,6 +93,13 @@ func (c *container) adopt(files []*os.File) error {
 	files = files[4:]
 	if c.HasCgroup {
 		c.cgroup, files = files[0], files[1:]
+	}
+	if c.Init.SharedShm {
+		var err error
+		if c.shm, err = sharedShm(files[len(files)-1]); err != nil {
+			return err
+		}
+		files = files[:len(files)-1]
 	}
 	if c.JoinPID {
 		c.pidns, files = files[len(files)-1], files[:len(files)-1]
@@ -406,7 +417,11 @@ func (c *container) startInit() error {
 	handoff.Donated(cmd)
 	c.closeStdio(cmd)
 	c.init = c.watch(cmd, conn, fromInit)
-	return conn.Send(stage.KindConfig, c.Init, c.joins...)
+	donated := c.joins
+	if c.shm != nil {
+		donated = append(donated, c.shm)
+	}
+	return conn.Send(stage.KindConfig, c.Init, donated...)
 }
 
 // startInPIDNamespace starts cmd in another pid namespace. The thread that
@@ -427,6 +442,36 @@ func startInPIDNamespace(cmd *exec.Cmd, ns, cgroup *os.File) error {
 		select {}
 	}()
 	return <-started
+}
+
+// sharedShm clones the mount at /dev/shm in another container's mount
+// namespace. Only a thread in there may (open_tree(2)); it ends with that.
+func sharedShm(ns *os.File) (*os.File, error) {
+	type result struct {
+		fd  int
+		err error
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		// A thread that shares its working directory with others can not change
+		// its mount namespace.
+		err := unix.Unshare(unix.CLONE_FS)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
+		}
+		if err != nil {
+			done <- result{err: err}
+			return
+		}
+		fd, err := unix.OpenTree(unix.AT_FDCWD, "/dev/shm", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		done <- result{fd, err}
+	}()
+	r := <-done
+	if r.err != nil {
+		return nil, fmt.Errorf("share /dev/shm: %w", r.err)
+	}
+	return os.NewFile(uintptr(r.fd), "/dev/shm"), nil
 }
 
 // startIn starts cmd in a cgroup, which it is born into (clone3, Linux 5.7).

@@ -8,7 +8,8 @@ import (
 
 // Request is what the command asks of a new monitor. The message's files are
 // stdin, stdout, stderr, the lock, the cgroup if HasCgroup, the namespaces to
-// join in the order of Init.Join, and the pid namespace if JoinPID.
+// join in the order of Init.Join, the pid namespace if JoinPID, and the mount
+// namespace of the container whose /dev/shm is shared if Init.SharedShm.
 type Request struct {
 	StateRoot string       `json:"stateRoot"`
 	Record    state.Record `json:"record"`

@@ -32,6 +32,8 @@ type Config struct {
 	// Join lists the namespaces, by their clone(2) flag, whose files come with
 	// the configuration, in the same order.
 	Join []int `json:"join,omitempty"`
+	// SharedShm tells that a detached mount for /dev/shm follows those files.
+	SharedShm bool `json:"sharedShm,omitempty"`
 	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
 	Reap bool `json:"reap,omitempty"`
 	// KeepGroups leaves the caller's supplementary groups to the command.

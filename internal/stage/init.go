@@ -34,6 +34,7 @@ type setup struct {
 	Config
 	parent  *handoff.Conn
 	joins   []*os.File // namespaces to join
+	shm     *os.File   // another container's /dev/shm
 	binds   map[int]*os.File
 	null    *os.File // the host's /dev/null
 	tunDev  *os.File // an opened /dev/net/tun
@@ -54,6 +55,9 @@ func run(parent *handoff.Conn) (int, error) {
 	s := &setup{parent: parent, joins: m.Files, binds: map[int]*os.File{}}
 	if err := m.Decode(&s.Config); err != nil {
 		return 0, err
+	}
+	if n := len(s.joins) - 1; s.SharedShm && n >= 0 {
+		s.joins, s.shm = s.joins[:n], s.joins[n]
 	}
 	for _, st := range steps() {
 		if err := st.run(s); err != nil {

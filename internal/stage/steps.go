@@ -199,6 +199,9 @@ func (s *setup) mounts() error {
 			return mountHint(p, err)
 		}
 	}
+	if s.shm != nil {
+		return s.root.Mount(rootfs.Plan{Source: "/dev/shm", Target: "/dev/shm", Bind: true, Create: true}, s.shm)
+	}
 	return nil
 }
 
