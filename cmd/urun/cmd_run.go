@@ -208,7 +208,7 @@ type rootSource struct {
 func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource, error) {
 	s := &rootSource{release: func() {}, name: name}
 	if opts.Rootfs != "" {
-		return s, s.directory(opts.Rootfs)
+		return s, s.directory(opts.Rootfs, a.stateRoot())
 	}
 	store, err := a.Store()
 	if err != nil {
@@ -291,7 +291,13 @@ func (s *rootSource) accounts() error {
 const maxAccounts = 16 << 20
 
 // directory reads the users and groups of a root directory.
-func (s *rootSource) directory(dir string) error {
+func (s *rootSource) directory(dir, stateRoot string) error {
+	if within(stateRoot, dir) {
+		return &hintError{
+			fmt.Errorf("--rootfs %s: the store %s lies in it", dir, stateRoot),
+			"overlayfs can not write below what it reads: choose another store with --root",
+		}
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("--rootfs: %w", err)
@@ -306,6 +312,22 @@ func (s *rootSource) directory(dir string) error {
 		*into = raw
 	}
 	return nil
+}
+
+// within tells whether path is dir or lies below it, symlinks resolved.
+func within(path, dir string) bool {
+	resolve := func(p string) string {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			return real
+		}
+		return filepath.Clean(p)
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return false
+	}
+	rel, err := filepath.Rel(resolve(abs), resolve(path))
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
 }
 
 func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {

@@ -35,7 +35,9 @@ func nameVolumes(c *spec.Container, root string) (anonymous []string, err error)
 func makeVolumes(c *spec.Container) error {
 	for _, v := range c.Volumes {
 		dir := c.Spec.Mounts[v.Mount].Source
-		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		// Nobody else on the host may reach a set-user-ID program that a
+		// container left in a volume.
+		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 			return fmt.Errorf("make volume %s: %w", v.Name, err)
 		}
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
