@@ -32,7 +32,7 @@ var (
 )
 
 // Timeout ends every call of urun that a test makes, so that one that hangs is named.
-const Timeout = 30 * time.Second
+var Timeout = 30 * time.Second
 
 // Main runs the tests of a package between making and removing what they share. It is called by TestMain.
 func Main(m *testing.M) int {
