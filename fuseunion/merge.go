@@ -265,7 +265,8 @@ func (m *merger) mergeList(dst *inode, list direntList) error {
 		if err != nil {
 			return err
 		}
-		if n != over.inode {
+		// A hard link to its own lower name is the layer's all the same.
+		if n != over.inode || n != nil && n == m.made[d.node] {
 			over = child{name, n, m.layer}
 		}
 		if n != nil {

@@ -21,14 +21,14 @@ type refNode struct {
 	up     *refNode
 	layer  int            // of a directory: the last that touched it
 	marks  map[string]int // of a directory: the layer that gave each name
-	passed map[string]int // of a directory: the layer that went through the link of that name
-	via    int            // of a directory: the layer that reached it through a link
+	via    int            // of the root: the last layer that went through a link
+	born   int            // of a directory
 	nlink  int
 	listed bool
 }
 
 func newRefDir(up *refNode, layer int) *refNode {
-	n := &refNode{ent: ent{typ: tar.TypeDir, mode: 0o755}, kids: map[string]*refNode{}, marks: map[string]int{}, passed: map[string]int{}, up: up, layer: layer}
+	n := &refNode{ent: ent{typ: tar.TypeDir, mode: 0o755}, kids: map[string]*refNode{}, marks: map[string]int{}, up: up, layer: layer, born: layer}
 	if up == nil {
 		n.up = n
 	}
@@ -59,7 +59,7 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 				return nil, errConflict
 			}
 			if layer > 0 {
-				at.passed[c] = layer
+				root.via = layer
 			}
 			if strings.HasPrefix(next.link, "/") {
 				at = root
@@ -68,7 +68,7 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 			continue
 		}
 		if next == nil || !next.is(tar.TypeDir) {
-			if !create || at.passed[c] == -layer || next != nil && (at.fresh(c, layer) || links > 0) {
+			if !create || next != nil && (at.fresh(c, layer) || links > 0) {
 				return nil, errConflict
 			}
 			next = newRefDir(at, layer)
@@ -77,9 +77,6 @@ func (root *refNode) walk(name string, layer int, create bool) (*refNode, error)
 		at = next
 		if create {
 			at.layer = layer
-		}
-		if links > 0 && layer > 0 {
-			at.via = layer
 		}
 	}
 	return at, nil
@@ -119,14 +116,7 @@ func (n *refNode) hide(name string, layer int) error {
 	switch {
 	case k == nil:
 		return nil
-	case n.passed[name] == layer, k.wentThrough(layer):
-		// The layer has entries below a link that it hides: where they belong hangs on
-		// the order of its entries for an unpacker, but not for us.
-		return errConflict
 	case !n.fresh(name, layer):
-		if k.is(tar.TypeSymlink) {
-			n.passed[name] = -layer // hidden: the same doubt the other way round
-		}
 		delete(n.kids, name)
 		return nil
 	case k.kids == nil:
@@ -136,19 +126,6 @@ func (n *refNode) hide(name string, layer int) error {
 		k.ent = newRefDir(nil, 0).ent
 	}
 	return k.hideLower(layer)
-}
-
-// wentThrough reports whether the layer has gone through a link in or below n.
-func (n *refNode) wentThrough(layer int) bool {
-	if n.via == layer {
-		return true
-	}
-	for name, k := range n.kids {
-		if n.passed[name] == layer || k.wentThrough(layer) {
-			return true
-		}
-	}
-	return false
 }
 
 // fresh reports whether a name is of the layer.
@@ -180,18 +157,12 @@ func (root *refNode) apply(e ent, layer int) error {
 	if whiteout {
 		return at.hide(base[len(".wh."):], layer)
 	}
-	if at.passed[base] == layer {
-		return errConflict
-	}
 	old := at.kids[base]
 	isDir := strings.HasSuffix(e.name, "/")
 	if old != nil && at.fresh(base, layer) && (!isDir || !old.is(tar.TypeDir) || old.listed) {
 		return errConflict
 	}
 	if e.typ == tar.TypeLink {
-		if old != nil && old.wentThrough(layer) {
-			return errConflict
-		}
 		d, b := path.Split(e.link)
 		from, err := root.walk(d, layer, false)
 		if err != nil {
@@ -205,9 +176,6 @@ func (root *refNode) apply(e ent, layer int) error {
 		return nil
 	}
 	n := &refNode{ent: e}
-	if old != nil && !isDir && old.wentThrough(layer) {
-		return errConflict
-	}
 	switch {
 	case isDir && old != nil && old.is(tar.TypeDir):
 		n = old
@@ -294,9 +262,36 @@ func (n *refNode) count() {
 	add(n)
 }
 
-// randomLayer makes a layer that can be applied to root, and applies it. An entry
-// that a well-made layer would not have is left out.
-func randomLayer(r *rand.Rand, below [][]ent) (ents []ent) {
+// randomLayer makes a layer that fits on others. What a layer means that goes
+// through a lower link and also takes away what links lead through hangs on the
+// order of its entries for an unpacker, but not for us: it makes no such layer.
+func randomLayer(r *rand.Rand, below [][]ent) []ent {
+	for {
+		ents := anyLayer(r, below)
+		before, after := replay(below), replay(append(slices.Clone(below), ents))
+		if after.via <= len(below) || before.keptIn(after) {
+			return ents
+		}
+	}
+}
+
+// keptIn reports whether the links and directories of n are in m as well, and what
+// is at the place of its files is no other thing.
+func (n *refNode) keptIn(m *refNode) bool {
+	for name, k := range n.kids {
+		l := m.kids[name]
+		if l == nil && !k.is(tar.TypeSymlink) && k.kids == nil {
+			continue
+		}
+		if l == nil || l.typ != k.typ || l.born != k.born || k.is(tar.TypeSymlink) && l.link != k.link || !k.keptIn(l) {
+			return false
+		}
+	}
+	return true
+}
+
+// anyLayer leaves out the entries that no well-made layer would have.
+func anyLayer(r *rand.Rand, below [][]ent) (ents []ent) {
 	layer := len(below) + 1
 	root := replay(below)
 	root.newLayer()
