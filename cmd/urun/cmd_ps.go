@@ -19,6 +19,8 @@ type PsCmd struct {
 	Quiet   bool   `short:"q" help:"Print ids only."`
 	NoTrunc bool   `help:"Do not shorten."`
 	Format  string `help:"A Go template, or json." placeholder:"FORMAT"`
+
+	Filter []string `short:"f" sep:"none" placeholder:"KEY=VALUE" help:"Only containers with this id, name, label[=value], status, ancestor or exited=code; of several values of one key, any will do."`
 }
 
 // psRow is a container as docker ps shows it.
@@ -36,9 +38,13 @@ func (p *PsCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
+	keep, err := parseFilters(p.Filter)
+	if err != nil {
+		return err
+	}
 	var rows []psRow
 	for _, rec := range all {
-		if p.All || rec.Status == state.Running {
+		if (p.All || keep.has("status") || keep.has("exited") || rec.Status == state.Running) && keep.match(rec) {
 			rows = append(rows, p.row(rec))
 		}
 	}

@@ -64,6 +64,12 @@ type App struct {
 }
 
 func main() {
+	if builtWithCgo {
+		os.Exit(report(os.Stderr, &hintError{
+			errors.New("this binary was built with cgo, with which it can not work"),
+			"build it with: make build, or CGO_ENABLED=0 go build ./cmd/urun",
+		}))
+	}
 	if handoff.IsStage(os.Args) {
 		runStage(os.Args[1])
 		return

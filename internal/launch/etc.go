@@ -113,8 +113,8 @@ func hostsFile(c *spec.Container, net slirp.Config) (string, error) {
 	return b.String(), nil
 }
 
-// resolvConf points at the forwarder of the container's network, which asks
-// the host's resolvers or those of --dns; on the host's network it is the host's.
+// resolvConf points at the forwarder of the container's network, which asks the
+// host's resolvers, or at those of --dns; on the host's network it is the host's.
 func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
 	var b strings.Builder
 	host, err := os.ReadFile("/etc/resolv.conf")
@@ -123,7 +123,9 @@ func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
 	}
 	switch c.Network.Mode {
 	case "slirp":
-		fmt.Fprintf(&b, "nameserver %s\n", net.DNS4)
+		for _, ip := range slirpNameservers(c, net) {
+			fmt.Fprintf(&b, "nameserver %s\n", ip)
+		}
 	case "host":
 		if len(c.Network.DNS) == 0 && len(c.Network.DNSSearch) == 0 && len(c.Network.DNSOptions) == 0 {
 			return string(host), nil
@@ -149,6 +151,20 @@ func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
 	}
 	return b.String(), nil
+}
+
+// slirpNameservers are those of --dns. Without it, and for one on the host's
+// loopback, which a container can not reach, it is the forwarder, which asks them.
+func slirpNameservers(c *spec.Container, net slirp.Config) []netip.Addr {
+	for _, ip := range c.Network.DNS {
+		if ip.IsLoopback() {
+			return []netip.Addr{net.DNS4}
+		}
+	}
+	if len(c.Network.DNS) == 0 {
+		return []netip.Addr{net.DNS4}
+	}
+	return c.Network.DNS
 }
 
 func nameservers(c *spec.Container, host string) []string {
