@@ -13,11 +13,15 @@ type filters map[string][]string
 
 // containerFilters are the keys for containers.
 var containerFilters = map[string]func(rec *state.Record, value string) bool{
-	"id":       func(rec *state.Record, v string) bool { return strings.HasPrefix(rec.ID, v) },
-	"name":     func(rec *state.Record, v string) bool { return strings.Contains(rec.Name, v) },
-	"status":   func(rec *state.Record, v string) bool { return string(rec.Status) == v },
-	"ancestor": func(rec *state.Record, v string) bool { return rec.Image == v || strings.HasPrefix(rec.ImageID, "sha256:"+v) },
-	"exited":   func(rec *state.Record, v string) bool { return rec.Status == state.Exited && strconv.Itoa(rec.ExitCode) == v },
+	"id":     func(rec *state.Record, v string) bool { return strings.HasPrefix(rec.ID, v) },
+	"name":   func(rec *state.Record, v string) bool { return strings.Contains(rec.Name, v) },
+	"status": func(rec *state.Record, v string) bool { return string(rec.Status) == v },
+	"ancestor": func(rec *state.Record, v string) bool {
+		return rec.Image == v || strings.HasPrefix(rec.ImageID, "sha256:"+v)
+	},
+	"exited": func(rec *state.Record, v string) bool {
+		return rec.Status == state.Exited && strconv.Itoa(rec.ExitCode) == v
+	},
 	"label": func(rec *state.Record, v string) bool {
 		key, want, valued := strings.Cut(v, "=")
 		got, ok := rec.Labels[key]

@@ -46,8 +46,9 @@ func mountOverlay(prefix string, volatile bool) error {
 		return err
 	}
 	// userxattr: overlayfs keeps its marks in user.overlay.*, since trusted.*
-	// is not for user namespaces (Linux 5.11).
-	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr"
+	// is not for user namespaces (Linux 5.11). xino: inode numbers of both layers
+	// in one number space, stable and the same in readdir and stat.
+	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr,xino=on"
 	if volatile {
 		opts += ",volatile"
 	}
