@@ -46,9 +46,11 @@ func mountOverlay(prefix string, volatile bool) error {
 		return err
 	}
 	// userxattr: overlayfs keeps its marks in user.overlay.*, since trusted.*
-	// is not for user namespaces (Linux 5.11). xino: inode numbers of both layers
-	// in one number space, stable and the same in readdir and stat.
-	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr,xino=on"
+	// is not for user namespaces (Linux 5.11).
+	// No xino=on: it would make d_ino and st_ino equal for "." too, but by setting
+	// bit 63 of the numbers of all files of the image, which programs that keep
+	// inode numbers in floating point (Node.js) then take for one file.
+	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr"
 	if volatile {
 		opts += ",volatile"
 	}
