@@ -35,6 +35,8 @@ type link struct {
 	// inspect sees each packet from the container first, with its first bytes; true means that it is done with.
 	inspect func(head []byte, total int) bool
 
+	replayed [][]byte // frames to be taken before those of the device
+
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 	syns       chan *stack.PacketBuffer
@@ -220,6 +222,10 @@ func (l *link) readLoop() error {
 	var hdr [vnetHdrLen]byte
 	var r packetReader
 	defer r.release()
+	for _, frame := range l.replayed {
+		l.replay(&r, frame)
+	}
+	l.replayed = nil
 	for {
 		var n int
 		var errno syscall.Errno

@@ -22,15 +22,17 @@ const (
 	fromInit    source = "init"
 	fromUnion   source = "the image server"
 	fromNetwork source = "the network helper"
+	fromTUN     source = "the TUN"
 )
 
-// event is a message, the end of a channel (neither msg nor ended), or the end
-// of a process.
+// event is a message, the end of a channel (neither msg nor ended), the end of
+// a process, or the first use of the network.
 type event struct {
 	from   source
 	msg    *handoff.Message
 	ended  bool
 	status unix.WaitStatus
+	frame  []byte // the first packet that the container sends
 }
 
 func (e event) kind() string {

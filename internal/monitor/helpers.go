@@ -113,6 +113,10 @@ func network(parent *handoff.Conn) error {
 	if err != nil {
 		return err
 	}
+	var first Attach
+	if err := m.Decode(&first); err != nil {
+		return err
+	}
 	if len(m.Files) != 1 {
 		return fmt.Errorf("attach network: got %d files", len(m.Files))
 	}
@@ -122,6 +126,9 @@ func network(parent *handoff.Conn) error {
 	}
 	if err := slirp.Lockdown(); err != nil {
 		return err
+	}
+	if len(first.Frame) > 0 {
+		n.Replay(first.Frame)
 	}
 	return n.Serve(context.Background())
 }

@@ -62,8 +62,8 @@ type container struct {
 
 	init, union, network *child
 	tun                  *os.File
-	networkSince         time.Time // when the helper was started again
-	networkFailures      int
+	networkSince         time.Time // when the helper was started
+	networkFailures      int       // of short-lived helpers in a row
 	events               chan event
 	started              bool
 	stopping             bool
@@ -133,7 +133,9 @@ func (c *container) start() error {
 	if err := c.startInit(); err != nil {
 		return err
 	}
-	if c.Init.Network == stage.NetworkSlirp {
+	// Published ports must be bound before the container starts. Else the network
+	// helper is started by the first packet, which most short commands never send.
+	if len(c.Init.Slirp.Ports) > 0 && c.Init.Network == stage.NetworkSlirp {
 		if c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp); err != nil {
 			return err
 		}
@@ -169,12 +171,11 @@ func (c *container) untilStarted() error {
 			files := e.msg.Files
 			if ready.HasTUN {
 				c.tun, files = files[0], files[1:]
-				if err := c.network.conn.Send(KindAttach, nil, c.tun); err != nil {
+				if c.network == nil {
+					go c.awaitTraffic()
+				} else if err := c.network.conn.Send(KindAttach, Attach{}, c.tun); err != nil {
 					return err
 				}
-				// Only published ports have something to say that the
-				// container may not start without.
-				listening = listening || len(c.Init.Slirp.Ports) == 0
 			}
 			if ready.HasTTY {
 				master = files[0]
@@ -187,6 +188,8 @@ func (c *container) untilStarted() error {
 		case e.from == fromInit && e.msg == nil && !e.ended && c.started:
 			// The channel closed by execve: the command runs.
 			return c.announce(ready, master)
+		case e.from == fromTUN:
+			c.wakeNetwork(e.frame)
 		case e.failed() != nil:
 			return e.failed()
 		case e.from == fromCommand && e.msg == nil:
@@ -273,6 +276,8 @@ func (c *container) wait() {
 			// is a moment before init is reaped.
 		case e.from == fromUnion && e.ended:
 			c.kill("the image server ended: " + describe(e.status))
+		case e.from == fromTUN:
+			c.wakeNetwork(e.frame)
 		case e.from == fromNetwork && e.ended:
 			c.restartNetwork(e)
 		}
@@ -292,40 +297,6 @@ func (c *container) kill(cause string) {
 	}
 	_ = c.init.cmd.Process.Kill()
 }
-
-// restartNetwork starts a new network helper on the container's TUN. Its
-// connections are lost, the network is not. One that keeps failing is given up:
-// the container goes on without a network, and its record says why.
-func (c *container) restartNetwork(e event) {
-	if c.stopping || c.tun == nil {
-		return
-	}
-	if time.Since(c.networkSince) < networkLife {
-		c.networkFailures++
-	} else {
-		c.networkFailures = 0
-	}
-	err := fmt.Errorf("the network helper keeps ending: %s", describe(e.status))
-	if c.networkFailures < networkTries {
-		c.networkSince = time.Now()
-		c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp)
-		if err == nil {
-			err = c.network.conn.Send(KindAttach, nil, c.tun)
-		}
-	}
-	if err != nil {
-		c.handle.Error = err.Error()
-		// The record is there for the user; the container does not depend on it.
-		_ = c.handle.Save()
-	}
-}
-
-// A helper that lived shorter than networkLife has failed; networkTries of them
-// in a row are enough.
-const (
-	networkLife  = 2 * time.Second
-	networkTries = 5
-)
 
 // finish ends what is left of the container, and records how it ended.
 func (c *container) finish(ws unix.WaitStatus) {

@@ -40,6 +40,12 @@ type Started struct {
 	Ports   []state.Port `json:"ports,omitempty"`
 }
 
+// Attach comes with the TUN's file. Frame is the packet that woke the network
+// helper, if one did.
+type Attach struct {
+	Frame []byte `json:"frame,omitempty"`
+}
+
 // Exited is the last answer.
 type Exited struct {
 	Code  int    `json:"code"`
