@@ -100,6 +100,11 @@ func openTUN(path, name string) (int, error) {
 	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, unix.TUN_F_CSUM|unix.TUN_F_TSO4|unix.TUN_F_TSO6); err != nil {
 		return -1, errors.Join(fmt.Errorf("set offloads of %s: %w", name, err), unix.Close(fd))
 	}
+	// Closing the last descriptor would unregister the device, for which the closing process waits in rcu_barrier
+	// (some 20 ms). A persistent device goes with its network namespace, in the kernel's own time.
+	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
+		return -1, errors.Join(fmt.Errorf("keep tun device %s: %w", name, err), unix.Close(fd))
+	}
 	return fd, nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/template"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/urun-dev/urun/internal/state"
 )
 
@@ -17,11 +19,21 @@ type InspectCmd struct {
 	Containers []string `arg:"" name:"container"`
 }
 
+// inspected is a container's record together with its spec.
+type inspected struct {
+	*state.Record
+	Spec *specs.Spec `json:"spec"`
+}
+
 // Run prints records as a JSON array.
 func (i *InspectCmd) Run(app *App) error {
-	var recs []*state.Record
-	if err := each(app, i.Containers, func(_ *state.Store, rec *state.Record) error {
-		recs = append(recs, rec)
+	var recs []inspected
+	if err := each(app, i.Containers, func(st *state.Store, rec *state.Record) error {
+		spec, err := st.Spec(rec.ID)
+		if err != nil {
+			return err
+		}
+		recs = append(recs, inspected{rec, spec})
 		return nil
 	}); err != nil {
 		return err

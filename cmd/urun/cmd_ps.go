@@ -60,9 +60,7 @@ func (p *PsCmd) row(rec *state.Record) psRow {
 		Status:     statusText(rec),
 		Ports:      portsText(rec.Ports),
 	}
-	if rec.Spec != nil && rec.Spec.Process != nil {
-		row.Command = strings.Join(rec.Spec.Process.Args, " ")
-	}
+	row.Command = strings.Join(rec.Command, " ")
 	if !p.NoTrunc {
 		row.ID = row.ID[:min(12, len(row.ID))]
 		if len(row.Command) > 20 {

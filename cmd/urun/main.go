@@ -24,10 +24,23 @@ import (
 // version is set by the build.
 var version = "devel"
 
-// cli is the whole command line.
-type cli struct {
+// globals are the flags of every command.
+type globals struct {
 	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
 	Debug bool   `help:"Tell on standard error what is done."`
+}
+
+// runCLI is the part of the command line that urun run needs. The parser is
+// built from the types at every start, which for all commands takes a
+// noticeable part of a short container's life.
+type runCLI struct {
+	globals
+	Run RunCmd `cmd:"" help:"Run a command in a new container."`
+}
+
+// cli is the whole command line.
+type cli struct {
+	globals
 
 	Run     RunCmd     `cmd:"" group:"containers" help:"Run a command in a new container."`
 	Ps      PsCmd      `cmd:"" group:"containers" help:"List containers."`
@@ -120,9 +133,19 @@ type exitStatus int
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 func (e exitStatus) ExitCode() int { return int(e) }
 
+// choose returns the grammar for a command line, and the global flags in it.
+func choose(args []string) (any, *globals) {
+	if len(args) > 0 && args[0] == "run" {
+		c := &runCLI{}
+		return c, &c.globals
+	}
+	c := &cli{}
+	return c, &c.globals
+}
+
 // run runs one command and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	var c cli
+	grammar, c := choose(args)
 	exited := -1
 	options := append(runFlagOptions(),
 		kong.Name("urun"),
@@ -137,7 +160,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}),
 		kong.Exit(func(code int) { exited = code }),
 	)
-	parser, err := kong.New(&c, options...)
+	parser, err := kong.New(grammar, options...)
 	if err != nil {
 		return report(stderr, err)
 	}

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -54,8 +55,13 @@ func Start(p Plan, pending *Pending) (*Session, error) {
 	}
 	// The monitor has the lock too and keeps it.
 	defer handle.Close()
-	req.Init.Seccomp, req.Init.SeccompFlags = filter.program, filter.flags
-	req.Init.Join, req.JoinPID, req.Init.SharedShm = joins.kinds, joins.pid != nil, joins.shm != nil
+	init := p.initConfig(handle, req)
+	init.Seccomp, init.SeccompFlags = filter.program, filter.flags
+	init.Join, init.SharedShm = joins.kinds, joins.shm != nil
+	if req.Init, err = json.Marshal(init); err != nil {
+		return nil, errors.Join(fmt.Errorf("encode set-up: %w", err), monitor.Discard(handle, p.Exe))
+	}
+	req.Joins, req.JoinPID, req.SharedShm = len(joins.kinds), joins.pid != nil, joins.shm != nil
 	req.Cloneflags = joins.cloneflags(p.Container)
 	files := append(p.Stdio[:], handle.File())
 	scope, err := p.limit(pending, handle)
@@ -101,7 +107,7 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 		return nil, nil, err
 	}
 	handle, err := st.Create(rec, func(dir string) error {
-		for _, sub := range []string{"lower", "merged", "upper", "work", "etc"} {
+		for _, sub := range []string{"upper", "work", "etc"} {
 			if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
 				return err
 			}
@@ -112,26 +118,35 @@ func (p Plan) create() (*state.Handle, *monitor.Request, error) {
 		return nil, nil, errors.Join(err, removeAll(rec.Volumes))
 	}
 	placeEtc(c, filepath.Join(handle.Dir(), "etc"))
-	handle.Spec = c.Spec
+	if err := state.SaveSpec(handle.Dir(), c.Spec); err != nil {
+		return nil, nil, errors.Join(err, monitor.Discard(handle, p.Exe))
+	}
 	req := &monitor.Request{
 		StateRoot: p.StateRoot,
 		Record:    handle.Record,
 		Image:     p.Image,
 		Detach:    c.Detach,
 		Debug:     p.Debug,
-		Init: stage.Config{
-			Dir:        handle.Dir(),
-			LowerDir:   c.Rootfs,
-			Volatile:   c.Remove || c.Volatile,
-			Spec:       c.Spec,
-			Network:    networkKind(c.Network),
-			Slirp:      net,
-			Reap:       c.Init,
-			Root:       p.Map.Contains(0) && p.Map.ContainsGID(0),
-			KeepGroups: c.KeepGroups,
-		},
+		Network:   networkKind(c.Network),
+		Slirp:     net,
 	}
 	return handle, req, nil
+}
+
+// initConfig is what the container's init gets to know.
+func (p Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Config {
+	c := p.Container
+	return stage.Config{
+		Dir:        handle.Dir(),
+		LowerDir:   c.Rootfs,
+		Volatile:   c.Remove || c.Volatile,
+		Spec:       c.Spec,
+		Network:    req.Network,
+		Slirp:      req.Slirp,
+		Reap:       c.Init,
+		Root:       p.Map.Contains(0) && p.Map.ContainsGID(0),
+		KeepGroups: c.KeepGroups,
+	}
 }
 
 func removeAll(dirs []string) error {
@@ -157,7 +172,7 @@ func (p Plan) record() state.Record {
 	return state.Record{
 		ID: c.ID, Name: c.Name, Image: c.Image, ImageID: p.ImageID,
 		Created: time.Now(), Status: state.Creating,
-		Remove: c.Remove, Labels: c.Labels,
+		Remove: c.Remove, Labels: c.Labels, Command: c.Spec.Process.Args,
 		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
 		UIDs: Mappings(p.Map.UIDs), GIDs: Mappings(p.Map.GIDs),
 	}

@@ -60,25 +60,25 @@ type container struct {
 	shm    *os.File // detached mount
 	exe    *os.File
 
-	init, union, network *child
-	tun                  *os.File
-	networkSince         time.Time // when the helper was started
-	networkFailures      int       // of short-lived helpers in a row
-	events               chan event
-	started              bool
-	stopping             bool
-	cause                string // why the monitor ended the container
+	init, union, helper *child // helper moves the network traffic
+	tun                 *os.File
+	networkSince        time.Time // when the helper was started
+	networkFailures     int       // of short-lived helpers in a row
+	events              chan event
+	started             bool
+	stopping            bool
+	cause               string // why the monitor ended the container
 }
 
 func (c *container) adopt(files []*os.File) error {
-	want := 4 + len(c.Init.Join)
+	want := 4 + c.Joins
 	if c.HasCgroup {
 		want++
 	}
 	if c.JoinPID {
 		want++
 	}
-	if c.Init.SharedShm {
+	if c.SharedShm {
 		want++
 	}
 	if len(files) != want {
@@ -94,7 +94,7 @@ func (c *container) adopt(files []*os.File) error {
 	if c.HasCgroup {
 		c.cgroup, files = files[0], files[1:]
 	}
-	if c.Init.SharedShm {
+	if c.SharedShm {
 		var err error
 		if c.shm, err = sharedShm(files[len(files)-1]); err != nil {
 			return err
@@ -125,18 +125,19 @@ func (c *container) start() error {
 	if err := errors.Join(c.openLog(), c.serveControl()); err != nil {
 		return err
 	}
+	// Init first: it has the most to do.
+	if err := c.startInit(); err != nil {
+		return err
+	}
 	if c.Image != nil {
 		if c.union, err = c.startHelper(handoff.Union, KindTree, c.Image); err != nil {
 			return err
 		}
 	}
-	if err := c.startInit(); err != nil {
-		return err
-	}
 	// Published ports must be bound before the container starts. Else the network
 	// helper is started by the first packet, which most short commands never send.
-	if len(c.Init.Slirp.Ports) > 0 && c.Init.Network == stage.NetworkSlirp {
-		if c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp); err != nil {
+	if len(c.Slirp.Ports) > 0 && c.Network == stage.NetworkSlirp {
+		if c.helper, err = c.startHelper(handoff.Network, KindPorts, c.Slirp); err != nil {
 			return err
 		}
 	}
@@ -147,7 +148,7 @@ func (c *container) start() error {
 // untilStarted handles events until init has become the command.
 func (c *container) untilStarted() error {
 	var ready *stage.Ready
-	listening := c.network == nil
+	listening := c.helper == nil
 	var master *os.File
 	for {
 		if ready != nil && listening && !c.started {
@@ -171,9 +172,9 @@ func (c *container) untilStarted() error {
 			files := e.msg.Files
 			if ready.HasTUN {
 				c.tun, files = files[0], files[1:]
-				if c.network == nil {
+				if c.helper == nil {
 					go c.awaitTraffic()
-				} else if err := c.network.conn.Send(KindAttach, Attach{}, c.tun); err != nil {
+				} else if err := c.helper.conn.Send(KindAttach, Attach{}, c.tun); err != nil {
 					return err
 				}
 			}
@@ -353,9 +354,13 @@ func (c *container) abort(err error) {
 }
 
 func (c *container) endHelpers() {
-	for _, h := range []*child{c.union, c.network} {
+	for _, h := range []*child{c.union, c.helper} {
 		if h != nil {
 			_ = h.cmd.Process.Kill()
+		}
+	}
+	for _, h := range []*child{c.union, c.helper} {
+		if h != nil {
 			h.await()
 		}
 	}

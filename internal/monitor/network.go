@@ -31,9 +31,9 @@ func (c *container) wakeNetwork(frame []byte) {
 	}
 	c.networkSince = time.Now()
 	var err error
-	c.network, err = c.startHelper(handoff.Network, KindPorts, c.Init.Slirp)
+	c.helper, err = c.startHelper(handoff.Network, KindPorts, c.Slirp)
 	if err == nil {
-		err = c.network.conn.Send(KindAttach, Attach{Frame: frame}, c.tun)
+		err = c.helper.conn.Send(KindAttach, Attach{Frame: frame}, c.tun)
 	}
 	c.noteNetwork(err)
 }

@@ -1,19 +1,28 @@
 package monitor
 
 import (
+	"encoding/json"
+
 	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/slirp"
 )
 
 // Request is what the command asks of a new monitor. The message's files are
 // stdin, stdout, stderr, the lock, the cgroup if HasCgroup, the namespaces to
-// join in the order of Init.Join, the pid namespace if JoinPID, and the mount
-// namespace of the container whose /dev/shm is shared if Init.SharedShm.
+// join (as many as Joins, in the order of Init's Join), the pid namespace if JoinPID, and the mount
+// namespace of the container whose /dev/shm is shared if SharedShm.
 type Request struct {
 	StateRoot string       `json:"stateRoot"`
 	Record    state.Record `json:"record"`
-	Init      stage.Config `json:"init"`
+	// Init is the stage.Config for init; the monitor passes it on as it is.
+	Init json.RawMessage `json:"init"`
+	// What of it concerns the monitor as well.
+	Network   stage.Network `json:"network"`
+	Slirp     slirp.Config  `json:"slirp"`
+	Joins     int           `json:"joins,omitempty"`
+	SharedShm bool          `json:"sharedShm,omitempty"`
 	// Image is what the union stage serves; nil for a root directory.
 	Image *Image `json:"image,omitempty"`
 	// Cloneflags are the namespaces that init gets for itself.

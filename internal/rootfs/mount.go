@@ -7,7 +7,6 @@ import (
 	"path"
 	"strings"
 
-	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
 )
 
@@ -127,7 +126,7 @@ func (r *Root) target(p Plan, isDir bool) (*os.File, error) {
 // Lookup opens (O_PATH) the path inside the root, following symlinks as a
 // process inside would.
 func (r *Root) Lookup(name string) (*os.File, error) {
-	fd, err := unix.Openat2(int(r.dir.Fd()), strings.TrimLeft(path.Clean("/"+name), "/")+"", &unix.OpenHow{
+	fd, err := unix.Openat2(int(r.dir.Fd()), "."+path.Clean("/"+name), &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_CLOEXEC,
 		// Magic links (/proc/PID/fd/N) lead out of every root.
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
@@ -139,12 +138,24 @@ func (r *Root) Lookup(name string) (*os.File, error) {
 }
 
 // MkdirAll makes a directory inside the root, with its parents, and opens it.
-func (r *Root) MkdirAll(name string, mode os.FileMode) (*os.File, error) {
-	f, err := pathrs.MkdirAllHandle(r.dir, name, mode)
+// What exists is found by Lookup, inside the root; what does not is made by name
+// in an open directory, which follows nothing.
+func (r *Root) MkdirAll(name string, mode uint32) (*os.File, error) {
+	f, err := r.Lookup(name)
+	if err == nil || !errors.Is(err, unix.ENOENT) {
+		return f, err
+	}
+	name = path.Clean("/" + name)
+	parent, err := r.MkdirAll(path.Dir(name), mode)
 	if err != nil {
+		return nil, err
+	}
+	defer parent.Close()
+	if err := unix.Mkdirat(int(parent.Fd()), path.Base(name), mode); err != nil {
+		// EEXIST: a symlink to nowhere; what it means is not ours to make.
 		return nil, fmt.Errorf("make directory %s in the container: %w", name, err)
 	}
-	return f, nil
+	return r.Lookup(name)
 }
 
 // newFilesystem makes a detached mount of a new filesystem.

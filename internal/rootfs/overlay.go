@@ -19,8 +19,36 @@ func AttachAt(mount *os.File, name string) error {
 	return moveMount(int(mount.Fd()), target)
 }
 
-// Overlay mounts the kernel's overlayfs at "merged" in the working directory,
-// over "lower" with the writable layer "upper" and its "work". All paths are
+// Where the image and the finished root are mounted, relative to the container's
+// directory. The mount points are in a tmpfs of the container's own mount
+// namespace, so that nothing of them is ever on disk.
+const (
+	scratch = "etc"
+	Lower   = scratch + "/lower"
+	Merged  = scratch + "/merged"
+)
+
+// MountPoints makes Lower and Merged: a tmpfs on the directory of the generated
+// files, which must have been opened before.
+func MountPoints() error {
+	fs, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=64k"})
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	if err := AttachAt(fs, scratch); err != nil {
+		return err
+	}
+	for _, dir := range []string{Lower, Merged} {
+		if err := unix.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// Overlay mounts the kernel's overlayfs at Merged, over Lower, with "upper" and
+// "work" in the working directory as its writable layer. All paths are
 // relative: nothing needs escaping, and nothing is too long.
 //
 // Where the filesystem of the working directory can not hold a writable layer
@@ -50,11 +78,11 @@ func mountOverlay(prefix string, volatile bool) error {
 	// No xino=on: it would make d_ino and st_ino equal for "." too, but by setting
 	// bit 63 of the numbers of all files of the image, which programs that keep
 	// inode numbers in floating point (Node.js) then take for one file.
-	opts := "lowerdir=lower,upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr"
+	opts := "lowerdir=" + Lower + ",upperdir=" + prefix + "upper,workdir=" + prefix + "work,userxattr"
 	if volatile {
 		opts += ",volatile"
 	}
-	if err := unix.Mount("overlay", "merged", "overlay", 0, opts); err != nil {
+	if err := unix.Mount("overlay", Merged, "overlay", 0, opts); err != nil {
 		return fmt.Errorf("mount overlay: %w", err)
 	}
 	return nil
@@ -82,7 +110,7 @@ func memoryLayer() error {
 // the root of an overlay shows.
 func likeLower(upper string) error {
 	var st unix.Stat_t
-	if err := unix.Stat("lower", &st); err != nil {
+	if err := unix.Stat(Lower, &st); err != nil {
 		return fmt.Errorf("stat image root: %w", err)
 	}
 	if err := unix.Chown(upper, int(st.Uid), int(st.Gid)); err != nil {

@@ -9,8 +9,8 @@ import (
 
 // Config is all that init needs to know.
 type Config struct {
-	// Dir is the container's directory on the host. It has the empty
-	// directories lower, merged, upper and work.
+	// Dir is the container's directory on the host. It has the directories
+	// upper, work and etc.
 	Dir string `json:"dir"`
 	// LowerDir is a directory to use as the image; empty means that the image
 	// is served over FUSE.

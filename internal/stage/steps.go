@@ -31,6 +31,7 @@ func steps() []step {
 		// other containers can have a say in how a path is resolved.
 		{"open host files", (*setup).openHost},
 		{"become root", (*setup).becomeRoot},
+		{"make mount points", func(*setup) error { return rootfs.MountPoints() }},
 		// The image server needs a few milliseconds to come up, and needs the
 		// device for it: so the lower layer comes before the network, which
 		// takes its time meanwhile, and that before the overlay, which waits
@@ -129,7 +130,7 @@ func (s *setup) lower() error {
 			return err
 		}
 		defer tree.Close()
-		return rootfs.AttachAt(tree, "lower")
+		return rootfs.AttachAt(tree, rootfs.Lower)
 	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -145,7 +146,7 @@ func (s *setup) lower() error {
 		return err
 	}
 	defer mnt.Close()
-	if err := rootfs.AttachAt(mnt, "lower"); err != nil {
+	if err := rootfs.AttachAt(mnt, rootfs.Lower); err != nil {
 		return err
 	}
 	return s.parent.Send(KindFuse, nil, dev)
@@ -159,7 +160,7 @@ func (s *setup) overlay() error {
 	if notice != "" {
 		s.notices = append(s.notices, notice)
 	}
-	s.root, err = rootfs.Open("merged")
+	s.root, err = rootfs.Open(rootfs.Merged)
 	return err
 }
 

@@ -3,6 +3,7 @@
 // A container is a directory, containers/ID:
 //
 //	state.json   the Record; replaced whole (temporary file, rename)
+//	config.json  the OCI runtime spec, written once
 //	lock         held by flock(2) as long as the container's monitor lives
 //	...          what the container's other parts keep: upper, work, etc, log
 //

@@ -67,5 +67,7 @@ type Record struct {
 	UIDs []specs.LinuxIDMapping `json:"uidMappings"`
 	GIDs []specs.LinuxIDMapping `json:"gidMappings"`
 
-	Spec *specs.Spec `json:"spec,omitempty"`
+	// Command is what the container runs. The whole OCI runtime spec is in the
+	// container's directory (SpecFile).
+	Command []string `json:"command"`
 }

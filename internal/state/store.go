@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +24,7 @@ var (
 
 const (
 	recordFile = "state.json"
+	specFile   = "config.json"
 	lockFile   = "lock"
 	makingFile = "containers.lock"
 	newPrefix  = ".new-"
@@ -226,6 +228,31 @@ func (s *Store) lockDir(dir string) (*Handle, error) {
 		return nil, err
 	}
 	return &Handle{Record: *rec, dir: dir, lock: lock, s: s}, nil
+}
+
+// SaveSpec writes the container's OCI runtime spec into dir, as a bundle has it.
+func SaveSpec(dir string, spec *specs.Spec) error {
+	raw, err := json.Marshal(spec)
+	if err != nil {
+		return fmt.Errorf("encode spec: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, specFile), raw, 0o600); err != nil {
+		return fmt.Errorf("write spec: %w", err)
+	}
+	return nil
+}
+
+// Spec reads a container's OCI runtime spec.
+func (s *Store) Spec(id string) (*specs.Spec, error) {
+	raw, err := os.ReadFile(filepath.Join(s.Dir(id), specFile))
+	if err != nil {
+		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(raw, spec); err != nil {
+		return nil, fmt.Errorf("read spec of container %s: %w", id, err)
+	}
+	return spec, nil
 }
 
 // Dir is the container's directory.
