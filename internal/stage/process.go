@@ -30,6 +30,7 @@ func (p Process) Exec() error {
 		name string
 		run  func() error
 	}{
+		{"reset signals", resetSignals},
 		{"set resource limits", p.rlimits},
 		{"enter working directory", p.chdir},
 		{"drop bounding capabilities", p.dropBounding},
