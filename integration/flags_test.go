@@ -135,7 +135,7 @@ func TestUlimits(t *testing.T) {
 
 func TestHostsAndNameServers(t *testing.T) {
 	harness.Run(t, "--add-host", "db:10.9.8.7", "--", "grep", "db", "/etc/hosts").Has("10.9.8.7")
-	harness.Run(t, "--dns", "192.0.2.53", "--", "cat", "/etc/resolv.conf").Has("nameserver 192.0.2.53")
+	harness.Run(t, "--network=host", "--dns", "192.0.2.53", "--", "cat", "/etc/resolv.conf").Has("nameserver 192.0.2.53")
 	harness.Run(t, "--add-host", "nonsense", "--", "true").Exits(125)
 }
 
@@ -236,5 +236,5 @@ func TestLimitsAreEnforcedOrRefused(t *testing.T) {
 
 func TestLabelsAndAnnotations(t *testing.T) {
 	name := detach(t, []string{"--label", "who=me", "--annotation", "org.example.x=y"}, "sleep", "1000")
-	harness.Urun(t, "ps", "--filter", "label=who=me", "--format", "{{.Names}}").Has(name)
+	harness.Urun(t, "inspect", name).Has(`"who": "me"`, `"org.example.x": "y"`)
 }

@@ -116,6 +116,10 @@ func TestNames(t *testing.T) {
 		t.Skipf("no name server answers for the package mirror: %v", err)
 	}
 	harness.Run(t, "/probe", "resolve", name).OK()
+	// And not where --dns names a server that does not answer (TEST-NET-1).
+	if r := harness.Run(t, "--dns", "192.0.2.53", "--", "/probe", "resolve", name); r.Code != 1 {
+		t.Errorf("%s\nwant it to ask 192.0.2.53 alone", r)
+	}
 }
 
 func TestPublishedPort(t *testing.T) {
