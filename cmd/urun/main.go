@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
+	"strings"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
@@ -24,23 +26,10 @@ import (
 // version is set by the build.
 var version = "devel"
 
-// globals are the flags of every command.
-type globals struct {
-	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
-	Debug bool   `help:"Tell on standard error what is done."`
-}
-
-// runCLI is the part of the command line that urun run needs. The parser is
-// built from the types at every start, which for all commands takes a
-// noticeable part of a short container's life.
-type runCLI struct {
-	globals
-	Run RunCmd `cmd:"" help:"Run a command in a new container."`
-}
-
 // cli is the whole command line.
 type cli struct {
-	globals
+	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
+	Debug bool   `help:"Tell on standard error what is done."`
 
 	Run     RunCmd     `cmd:"" group:"containers" help:"Run a command in a new container."`
 	Ps      PsCmd      `cmd:"" group:"containers" help:"List containers."`
@@ -133,19 +122,27 @@ type exitStatus int
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 func (e exitStatus) ExitCode() int { return int(e) }
 
-// choose returns the grammar for a command line, and the global flags in it.
-func choose(args []string) (any, *globals) {
-	if len(args) > 0 && args[0] == "run" {
-		c := &runCLI{}
-		return c, &c.globals
+// grammar returns a pointer to the struct that the parser is built from: all of
+// cli, or only its global flags and the command that the line begins with.
+// Kong walks every field by reflection at every start, which for all commands
+// takes as long as the rest of urun version.
+func grammar(args []string) reflect.Value {
+	all := reflect.TypeFor[cli]()
+	if len(args) > 0 {
+		for field := range all.Fields() {
+			if _, isCommand := field.Tag.Lookup("cmd"); isCommand && strings.EqualFold(field.Name, args[0]) && args[0] == strings.ToLower(args[0]) {
+				root, _ := all.FieldByName("Root")
+				debug, _ := all.FieldByName("Debug")
+				return reflect.New(reflect.StructOf([]reflect.StructField{root, debug, field}))
+			}
+		}
 	}
-	c := &cli{}
-	return c, &c.globals
+	return reflect.New(all)
 }
 
 // run runs one command and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	grammar, c := choose(args)
+	c := grammar(args)
 	exited := -1
 	options := append(runFlagOptions(),
 		kong.Name("urun"),
@@ -160,7 +157,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		}),
 		kong.Exit(func(code int) { exited = code }),
 	)
-	parser, err := kong.New(grammar, options...)
+	parser, err := kong.New(c.Interface(), options...)
 	if err != nil {
 		return report(stderr, err)
 	}
@@ -173,9 +170,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "hint: see urun --help, and --help of the command")
 		return exitRuntime
 	}
-	app := &App{Root: c.Root, Debug: c.Debug, Stdin: stdin, Stdout: stdout, Stderr: stderr}
+	app := &App{Root: c.Elem().FieldByName("Root").String(), Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	app.Log = slog.New(slog.DiscardHandler)
-	if c.Debug {
+	if c.Elem().FieldByName("Debug").Bool() {
 		if err := app.logAt("debug"); err != nil {
 			return report(stderr, err)
 		}
