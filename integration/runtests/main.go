@@ -253,8 +253,6 @@ func rootPasses(rel string, a *account) []pass {
 	switch rel {
 	case "cgdelegate":
 		return []pass{{kind: "systemd", as: a, systemd: true, run: "^TestReal"}}
-	case "integration":
-		return []pass{{kind: "systemd", as: a, systemd: true, run: "^TestLimits"}}
 	case "fuseunion":
 		return []pass{{kind: "root", run: "^TestTreesEqualWhatUmociUnpacks$"}}
 	}
