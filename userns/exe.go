@@ -12,8 +12,10 @@ import (
 
 // exeFD is the lowest number for the descriptor of CloneExe. os/exec moves the
 // files of ExtraFiles to 3, 4, ... before it executes, which would replace a
-// program that is to be executed as /proc/self/fd/N with a small N.
-const exeFD = 200
+// program that is to be executed as /proc/self/fd/N with a small N. From 64 on
+// the kernel has to enlarge the table of descriptors, for which a process of
+// several threads waits an RCU grace period: 7 ms and more (expand_fdtable).
+const exeFD = 48
 
 // CloneExe returns a descriptor of this process's own executable that nobody can
 // write through, to be executed as /proc/self/fd/N.
