@@ -40,7 +40,8 @@ func TestIndexTarCopiesTheTarAndIndexesIt(t *testing.T) {
 			"/ 40755 0:0 n3", "/a 40711 9:0 n2",
 		}},
 		{"every type is kept", []ent{
-			{name: "setuid", mode: 0o4755, uid: 1, gid: 2}, symlink("link", "/nowhere"),
+			{name: "setuid", mode: 0o4755, uid: 1, gid: 2},
+			symlink("link", "/nowhere"),
 			{name: "null", typ: tar.TypeChar, major: 1, minor: 3, mode: 0o666},
 			{name: "disk", typ: tar.TypeBlock, major: 259, minor: 70000, mode: 0o660},
 			{name: "fifo", typ: tar.TypeFifo},
@@ -319,8 +320,10 @@ func TestSparseMapsThatLieAreRefused(t *testing.T) {
 	sparse := func(m string, size int, body string) []byte {
 		var b bytes.Buffer
 		records := ""
-		for _, kv := range []string{"GNU.sparse.major=0", "GNU.sparse.minor=1", "GNU.sparse.name=f", fmt.Sprintf("GNU.sparse.size=%d", size),
-			fmt.Sprintf("GNU.sparse.numblocks=%d", (strings.Count(m, ",")+1)/2), "GNU.sparse.map=" + m} {
+		for _, kv := range []string{
+			"GNU.sparse.major=0", "GNU.sparse.minor=1", "GNU.sparse.name=f", fmt.Sprintf("GNU.sparse.size=%d", size),
+			fmt.Sprintf("GNU.sparse.numblocks=%d", (strings.Count(m, ",")+1)/2), "GNU.sparse.map=" + m,
+		} {
 			n := len(kv) + 3
 			for len(fmt.Sprintf("%d %s\n", n, kv)) != n {
 				n++

@@ -30,14 +30,20 @@ func TestTreesEqualWhatUmociUnpacks(t *testing.T) {
 	acl := "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x04\x00\x05\x00\x00\x00\x04\x00\x04\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
 	compareUmoci(t, handMade, [][]ent{
 		{
-			dir("."), {name: "d/", mode: 0o1777, uid: 3, gid: 4, mtime: testTime.Add(-1e9)}, file("d/a", "1"), file("d/b", "2"),
-			{name: "setuid", mode: 0o6755, uid: 7, gid: 8, body: "x"}, symlink("l", "d"), symlink("abs", "/etc/x"),
+			dir("."),
+			{name: "d/", mode: 0o1777, uid: 3, gid: 4, mtime: testTime.Add(-1e9)},
+			file("d/a", "1"), file("d/b", "2"),
+			{name: "setuid", mode: 0o6755, uid: 7, gid: 8, body: "x"},
+			symlink("l", "d"), symlink("abs", "/etc/x"),
 			{name: "cap", body: "x", xattrs: map[string]string{
 				"security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", "user.a": "b\x00c",
 			}},
 			{name: "acl", body: "x", mode: 0o664, xattrs: map[string]string{"system.posix_acl_access": acl}},
-			hardlink("d/h", "setuid"), {name: "null", typ: '3', major: 1, minor: 3, mode: 0o666}, {name: "fifo", typ: '6'},
-			{name: "bad\xff", body: "y"}, file("gone", ""), dir("od"), file("od/x", ""), file("old", "old"), hardlink("old2", "old"),
+			hardlink("d/h", "setuid"),
+			{name: "null", typ: '3', major: 1, minor: 3, mode: 0o666},
+			{name: "fifo", typ: '6'},
+			{name: "bad\xff", body: "y"},
+			file("gone", ""), dir("od"), file("od/x", ""), file("old", "old"), hardlink("old2", "old"),
 			dir("deep"), dir("deep/er"), file("deep/er/f", "f"),
 		},
 		{file("d/.wh.a", ""), hardlink("h3", "setuid"), file(".wh.gone", ""), dir("od"), file("od/y", ""), file("od/.wh..wh..opq", "")},

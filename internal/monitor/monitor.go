@@ -32,7 +32,7 @@ func Main() {
 		os.Exit(125) // the command gave up before it asked for anything
 	}
 	c := &container{parent: parent}
-	if err := m.Decode(&c.Request); err == nil {
+	if err = m.Decode(&c.Request); err == nil {
 		err = c.adopt(m.Files)
 	}
 	if err == nil {

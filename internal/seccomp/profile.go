@@ -71,15 +71,17 @@ func Resolve(p *Profile, caps []string, host Host) (*specs.LinuxSeccomp, error) 
 		if s == nil {
 			return nil, errors.New("seccomp profile: empty rule")
 		}
-		if s.Name != "" && len(s.Names) > 0 {
+		//lint:ignore SA1019 profiles of old docker versions have it
+		name := s.Name
+		if name != "" && len(s.Names) > 0 {
 			return nil, errors.New("seccomp profile: both name and names are given in one rule")
 		}
 		if env.excluded(s.Excludes) || !env.included(s.Includes) {
 			continue
 		}
 		rule := s.LinuxSyscall
-		if s.Name != "" {
-			rule.Names = []string{s.Name}
+		if name != "" {
+			rule.Names = []string{name}
 		}
 		out.Syscalls = append(out.Syscalls, rule)
 	}

@@ -31,6 +31,7 @@ func (m machine) ReadFile(name string) ([]byte, error) { return m.files.ReadFile
 func (m machine) Stat(name string) (fs.FileInfo, error) {
 	return m.files.Stat(strings.TrimPrefix(name, "/"))
 }
+
 func (m machine) Abs(name string) (string, error) {
 	if path.IsAbs(name) {
 		return path.Clean(name), nil
