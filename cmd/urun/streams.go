@@ -31,6 +31,9 @@ type streams struct {
 	stdin  *os.File    // where the command's terminal input is to be written
 	copies sync.WaitGroup
 	raw    *term.State
+	// signals for the container are caught from before it starts: none may
+	// find the command without a handler once there is something to signal.
+	signals chan os.Signal
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -48,6 +51,10 @@ func newStreams(c *spec.Container) (_ *streams, err error) {
 	}
 	s.owned = append(s.owned, null)
 	s.files = [3]*os.File{null, null, null}
+	s.signals = make(chan os.Signal, 64)
+	if c.SigProxy && !c.Detach {
+		notifyAll(s.signals)
+	}
 	if c.Detach || c.TTY {
 		return s, nil
 	}
@@ -113,11 +120,7 @@ func (s *streams) close() {
 // attach stays with the container until its end and returns its exit status as
 // an error, if it is not 0.
 func (s *streams) attach(app *App, c *spec.Container, session *launch.Session) error {
-	signals := make(chan os.Signal, 64)
-	if c.SigProxy {
-		notifyAll(signals)
-		go proxy(signals, session)
-	}
+	go proxy(s.signals, session)
 	exited, err := session.AwaitStart()
 	if err != nil {
 		return err
