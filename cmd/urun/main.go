@@ -104,8 +104,8 @@ func runStage(name string) {
 		stage.Init()
 	case handoff.Payload:
 		stage.Run()
-	case handoff.Remove:
-		monitor.Remove()
+	case handoff.Clean:
+		monitor.Clean()
 	default:
 		fmt.Fprintf(os.Stderr, "urun: unknown stage %q\n", name)
 		os.Exit(exitRuntime)

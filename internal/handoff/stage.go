@@ -14,7 +14,7 @@ const (
 	Network = "__network"
 	Init    = "__init"
 	Payload = "__payload"
-	Remove  = "__remove"
+	Clean   = "__clean"
 )
 
 // connFD is where a stage finds its channel.

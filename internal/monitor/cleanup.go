@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/userns"
 )
@@ -20,6 +21,23 @@ import (
 // user namespace.
 func writable(dir string) []string {
 	return []string{filepath.Join(dir, "upper"), filepath.Join(dir, "work")}
+}
+
+// ownersFile is the journal of a parked writable layer.
+const ownersFile = "owners"
+
+// park gives the writable layer of a container that has ended to the user, from
+// within its user namespace.
+func park(dir string) error {
+	upper, work := filepath.Join(dir, "upper"), filepath.Join(dir, "work")
+	// The work directory is overlayfs's own and is made anew at a start.
+	if err := removeTrees([]string{work}); err != nil {
+		return err
+	}
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return fmt.Errorf("park: %w", err)
+	}
+	return rootfs.Park(upper, filepath.Join(dir, ownersFile), os.Getuid(), os.Getgid())
 }
 
 // discard removes a container from within its user namespace.
@@ -38,7 +56,7 @@ func Discard(h *state.Handle, exe string) error {
 	err := removeTrees(dirs)
 	if errors.Is(err, fs.ErrPermission) {
 		// Files of subordinate ids: only root of such a namespace may.
-		err = removeInside(exe, IDMap(h.UIDs, h.GIDs), dirs)
+		err = inside(exe, h, kindRemove, dirs)
 	}
 	if err != nil {
 		return err
@@ -76,6 +94,11 @@ func sweep(h *state.Handle, exe string) error {
 	}
 	h.Status, h.Finished, h.ExitCode = state.Exited, time.Now(), 128+int(unix.SIGKILL)
 	h.Error = "the container's monitor was killed"
+	if _, err := os.Lstat(writable(h.Dir())[0]); err == nil {
+		if err := inside(exe, h, kindPark, []string{h.Dir()}); err != nil {
+			return err // the next command tries again
+		}
+	}
 	return h.Save()
 }
 
@@ -107,11 +130,11 @@ func end(p state.Process) error {
 	}
 }
 
-// Remove is the main function of the stage that removes trees as root of a
-// user namespace.
-func Remove() {
+// Clean is the main function of the stage that removes or parks what a
+// container left, as root of a user namespace with its ids.
+func Clean() {
 	helper(func(parent *handoff.Conn) error {
-		m, err := parent.Expect(kindRemove)
+		m, err := parent.Recv()
 		if err != nil {
 			return err
 		}
@@ -119,14 +142,29 @@ func Remove() {
 		if err := m.Decode(&dirs); err != nil {
 			return err
 		}
-		return removeTrees(dirs)
+		if m.Kind == kindRemove {
+			return removeTrees(dirs)
+		}
+		for _, dir := range dirs {
+			if err := park(dir); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
-const kindRemove = "remove"
+// What the clean stage is asked for.
+const (
+	kindRemove = "remove"
+	kindPark   = "park"
+)
 
-func removeInside(exe string, m userns.Map, dirs []string) error {
-	cmd, conn, err := handoff.Command(exe, handoff.Remove)
+// inside has the clean stage do something in a user namespace with the
+// container's ids.
+func inside(exe string, h *state.Handle, kind string, dirs []string) error {
+	m := IDMap(h.UIDs, h.GIDs)
+	cmd, conn, err := handoff.Command(exe, handoff.Clean)
 	if err != nil {
 		return err
 	}
@@ -135,13 +173,13 @@ func removeInside(exe string, m userns.Map, dirs []string) error {
 		return err
 	}
 	handoff.Donated(cmd)
-	err = conn.Send(kindRemove, dirs)
+	err = conn.Send(kind, dirs)
 	said, rerr := conn.Recv()
 	if rerr == nil {
 		err = event{msg: said}.failed()
 	}
 	if werr := cmd.Wait(); err == nil && werr != nil {
-		err = fmt.Errorf("remove container files: %w", werr)
+		err = fmt.Errorf("clean up container files: %w", werr)
 	}
 	return err
 }

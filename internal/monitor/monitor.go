@@ -314,7 +314,7 @@ func (c *container) finish(ws unix.WaitStatus) {
 	if c.handle.Record.Remove {
 		err = discard(c.handle)
 	} else {
-		err = c.handle.Save()
+		err = errors.Join(park(c.handle.Dir()), c.handle.Save())
 	}
 	if err != nil {
 		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
