@@ -269,5 +269,7 @@ func kernelFile(args []string) error {
 
 func sleepForever([]string) error {
 	fmt.Println("sleeping")
-	select {}
+	for { // not select{}: Go's runtime would call that a deadlock
+		time.Sleep(time.Hour)
+	}
 }
