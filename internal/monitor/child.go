@@ -53,6 +53,11 @@ func (e event) gracefully() bool {
 	return e.ended && e.from != fromInit && stage.Status(e.status) == 0
 }
 
+// unexpected is the error of a process that ended too early.
+func (e event) unexpected() error {
+	return fmt.Errorf("%s ended at start: %s", e.from, describe(e.status))
+}
+
 // failed returns the failure that the event reports, or nil.
 func (e event) failed() error {
 	if e.kind() != KindFailed {

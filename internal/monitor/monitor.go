@@ -145,115 +145,6 @@ func (c *container) start() error {
 	return c.untilStarted()
 }
 
-// untilStarted handles events until init has become the command.
-func (c *container) untilStarted() error {
-	var ready *stage.Ready
-	listening := c.helper == nil
-	var master *os.File
-	for {
-		if ready != nil && listening && !c.started {
-			if err := c.execute(); err != nil {
-				return err
-			}
-			c.started = true
-		}
-		e := <-c.events
-		switch {
-		case e.from == fromInit && e.kind() == stage.KindFuse:
-			if err := c.union.conn.Send(KindServe, nil, e.msg.Files...); err != nil {
-				return err
-			}
-			e.msg.Close()
-		case e.from == fromInit && e.kind() == stage.KindReady:
-			ready = &stage.Ready{}
-			if err := e.msg.Decode(ready); err != nil {
-				return err
-			}
-			files := e.msg.Files
-			if ready.HasTUN {
-				c.tun, files = files[0], files[1:]
-				if c.helper == nil {
-					go c.awaitTraffic()
-				} else if err := c.helper.conn.Send(KindAttach, Attach{}, c.tun); err != nil {
-					return err
-				}
-			}
-			if ready.HasTTY {
-				master = files[0]
-			}
-		case e.from == fromNetwork && e.kind() == KindListening:
-			if err := e.msg.Decode(&c.handle.Ports); err != nil {
-				return err
-			}
-			listening = true
-		case e.from == fromInit && e.msg == nil && !e.ended && c.started:
-			// The channel closed by execve: the command runs.
-			return c.announce(ready, master)
-		case e.from == fromTUN:
-			c.wakeNetwork(e.frame)
-		case e.failed() != nil:
-			return e.failed()
-		case e.from == fromCommand && e.msg == nil:
-			return errors.New("the command is gone")
-		case e.from == fromCommand:
-			// A signal before the command runs ends it, as it would end a
-			// program with no handler.
-			return c.signalEarly(e)
-		case e.ended && e.from == fromInit && c.started && ready != nil:
-			// The command has come and gone before its channel was read.
-			c.events <- e
-			return c.announce(ready, master)
-		case c.started && e.gracefully():
-			// The command has come and gone so fast that its mounts and its TUN,
-			// and with them the helpers, went before anything else was heard.
-		case e.ended:
-			return fmt.Errorf("%s ended at start: %s", e.from, describe(e.status))
-		}
-	}
-}
-
-// execute writes the record and lets init go on to the command.
-func (c *container) execute() error {
-	var err error
-	if c.handle.Init, err = state.ProcessOf(c.init.cmd.Process.Pid); err != nil {
-		return err
-	}
-	c.handle.Status, c.handle.Started = state.Running, time.Now()
-	if err := c.handle.Save(); err != nil {
-		return err
-	}
-	return c.init.conn.Send(stage.KindExec, nil)
-}
-
-func (c *container) announce(ready *stage.Ready, master *os.File) error {
-	s := Started{HasTTY: master != nil && !c.Detach, Notices: ready.Notices, Ports: c.handle.Ports}
-	var files []*os.File
-	if s.HasTTY {
-		files = []*os.File{master}
-	} else if master != nil {
-		c.log.follow(master, "stdout")
-	}
-	// Nobody is left to be told when the send fails; the end of the channel is
-	// an event of its own.
-	_ = c.parent.Send(KindStarted, s, files...)
-	if s.HasTTY {
-		return master.Close()
-	}
-	return nil
-}
-
-func (c *container) signalEarly(e event) error {
-	var sig Signal
-	if err := e.msg.Decode(&sig); err != nil {
-		return err
-	}
-	return &exitError{code: 128 + sig.Number}
-}
-
-type exitError struct{ code int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
-
 // wait handles events until the container has ended, then cleans up.
 func (c *container) wait() {
 	for {
@@ -267,11 +158,7 @@ func (c *container) wait() {
 				c.kill("the command that started the container is gone")
 			}
 		case e.from == fromCommand && e.kind() == KindSignal:
-			var sig Signal
-			if err := e.msg.Decode(&sig); err == nil {
-				// ESRCH: it ended meanwhile, which is an event of its own.
-				_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
-			}
+			c.signal(e)
 		case e.gracefully():
 			// Helpers end with success when the mount or the TUN goes away, which
 			// is a moment before init is reaped.
@@ -282,6 +169,15 @@ func (c *container) wait() {
 		case e.from == fromNetwork && e.ended:
 			c.restartNetwork(e)
 		}
+	}
+}
+
+// signal passes a signal on to the container's pid 1.
+func (c *container) signal(e event) {
+	var sig Signal
+	if err := e.msg.Decode(&sig); err == nil {
+		// It may have ended meanwhile, which is an event of its own.
+		_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
 	}
 }
 
