@@ -31,8 +31,12 @@ func (p Plan) limit(pending *Pending, handle *state.Handle) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	// From here on whoever cleans up after us knows of it.
 	handle.Cgroup = scope.Path()
 	dir, err := scope.PayloadFD()
+	if err == nil {
+		err = handle.Save()
+	}
 	if err != nil {
 		return nil, errors.Join(err, scope.Remove())
 	}

@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/cgdelegate"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/state"
@@ -85,9 +86,9 @@ func sweep(h *state.Handle, exe string) error {
 		}
 	}
 	if h.Cgroup != "" {
-		// Not there: systemd removed it with its last process. Busy: it is
-		// not ours any more.
-		_ = unix.Rmdir(h.Cgroup)
+		if err := removeCgroup(h.Cgroup); err != nil {
+			return err
+		}
 	}
 	if h.Record.Remove || h.Status == state.Creating {
 		return Discard(h, exe)

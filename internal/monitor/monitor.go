@@ -201,6 +201,7 @@ func (c *container) finish(ws unix.WaitStatus) {
 	exited := Exited{Code: stage.Status(ws), Error: c.cause}
 	c.endHelpers()
 	c.log.close()
+	cgroupErr := c.leaveCgroup()
 	c.handle.Status, c.handle.Finished = state.Exited, time.Now()
 	c.handle.ExitCode = exited.Code
 	if exited.Error != "" {
@@ -212,7 +213,7 @@ func (c *container) finish(ws unix.WaitStatus) {
 	} else {
 		err = errors.Join(park(c.handle.Dir()), c.handle.Save())
 	}
-	if err != nil {
+	if err = errors.Join(err, cgroupErr); err != nil {
 		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
 	}
 	_ = c.parent.Send(KindExited, exited)
@@ -232,6 +233,7 @@ func (c *container) abort(err error) {
 	}
 	c.endHelpers()
 	if c.handle != nil {
+		err = errors.Join(err, c.leaveCgroup())
 		if derr := discard(c.handle); derr != nil {
 			err = errors.Join(err, derr)
 		}

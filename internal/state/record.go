@@ -47,6 +47,8 @@ type Record struct {
 	// ExitCode is as the shell has it: 128+n for death by signal n.
 	ExitCode int    `json:"exitCode"`
 	Error    string `json:"error,omitempty"`
+	// OOMKilled tells that the kernel killed for the memory limit.
+	OOMKilled bool `json:"oomKilled"`
 
 	Monitor Process `json:"monitor"`
 	Init    Process `json:"init"`
