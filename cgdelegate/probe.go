@@ -117,6 +117,11 @@ func writableSubtree(h hierarchy) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if filepath.Base(dir) == leafOfOthers {
+		// An earlier Create has moved this process, or the shell that it comes
+		// from, out of the way: the subtree is the one above.
+		dir = filepath.Dir(dir)
+	}
 	// Moving a process takes write access to cgroup.procs of the common ancestor,
 	// which is this directory for all leaves in it.
 	for _, f := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {

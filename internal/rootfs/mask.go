@@ -11,16 +11,10 @@ import (
 )
 
 // Mask hides paths of the container: files behind /dev/null, directories behind
-// an empty read-only tmpfs. Paths that do not exist need no mask. Null is a
-// detached mount of the host's /dev/null: the container's could be replaced by
-// something else (CVE-2025-31133).
+// an empty read-only tmpfs. Paths that do not exist need no mask. Null is the
+// host's /dev/null: the container's could be replaced by something else
+// (CVE-2025-31133).
 func (r *Root) Mask(paths []string, null *os.File) error {
-	var empty *os.File
-	defer func() {
-		if empty != nil {
-			empty.Close()
-		}
-	}()
 	for _, name := range paths {
 		target, err := r.Lookup(name)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
@@ -29,14 +23,7 @@ func (r *Root) Mask(paths []string, null *os.File) error {
 		if err != nil {
 			return fmt.Errorf("mask: %w", err)
 		}
-		if empty == nil {
-			if empty, err = newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"}); err == nil {
-				err = setAttr(empty, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}, false)
-			}
-		}
-		if err == nil {
-			err = mask(target, null, empty)
-		}
+		err = mask(target, null)
 		if err = errors.Join(err, target.Close()); err != nil {
 			return fmt.Errorf("mask %s: %w", name, err)
 		}
@@ -44,22 +31,39 @@ func (r *Root) Mask(paths []string, null *os.File) error {
 	return nil
 }
 
-func mask(target, null, empty *os.File) error {
+func mask(target, null *os.File) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(target.Fd()), &st); err != nil {
 		return err
 	}
-	over := null
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		over = empty
-	}
-	// A detached mount is attached once; each mask takes a clone.
-	fd, err := unix.OpenTree(int(over.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	over, err := maskFor(st.Mode, null)
 	if err != nil {
-		return fmt.Errorf("open_tree: %w", err)
+		return err
 	}
-	defer unix.Close(fd)
-	return moveMount(fd, int(target.Fd()))
+	defer over.Close()
+	return attach(over, target)
+}
+
+// maskFor makes the detached mount that hides a file of this mode.
+func maskFor(mode uint32, null *os.File) (*os.File, error) {
+	if mode&unix.S_IFMT == unix.S_IFDIR {
+		empty, err := newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"})
+		if err != nil {
+			return nil, err
+		}
+		ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+		if err := setAttr(empty, ro, false); err != nil {
+			return nil, errors.Join(err, empty.Close())
+		}
+		return empty, nil
+	}
+	// A clone of what is attached: detached mounts can be cloned only since
+	// Linux 6.15.
+	fd, err := unix.OpenTree(int(null.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("clone /dev/null: %w", err)
+	}
+	return os.NewFile(uintptr(fd), null.Name()), nil
 }
 
 // Protect makes paths of the container read-only, with what is mounted below.

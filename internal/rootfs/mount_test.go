@@ -148,10 +148,11 @@ func TestMaskedFilesAreEmptyAndTheirTargetsStay(t *testing.T) {
 	if err := os.Symlink(filepath.Join(host, "f"), filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	null, err := Source(Plan{Source: "/dev/null"})
+	fd, err := unix.Open("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	null := os.NewFile(uintptr(fd), "/dev/null")
 	defer null.Close()
 	if err := root.Mask([]string{"/secret", "/keys", "/missing", "/link"}, null); err != nil {
 		t.Fatal(err)

@@ -84,10 +84,11 @@ func (s *setup) openHost() error {
 			return fmt.Errorf("bind %s: %w", p.Target, err)
 		}
 	}
-	var err error
-	if s.null, err = rootfs.Source(rootfs.Plan{Source: "/dev/null"}); err != nil {
-		return err
+	fd, err := unix.Open("/dev/null", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open /dev/null: %w", err)
 	}
+	s.null = os.NewFile(uintptr(fd), "/dev/null")
 	if s.Network == NetworkSlirp {
 		s.tunDev, err = openTUN()
 	}
