@@ -10,7 +10,7 @@ FUZZTIME    ?= 10s
 PREFLIGHT    = GO="$(GO)" integration/preflight.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test integration killtest lint fmt golden fuzz bench install clean
+.PHONY: help build demo test integration killtest vm lint fmt golden fuzz bench install clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ killtest: build ## kill -9 at 100 random moments of pull, start, run and exit
 	@$(PREFLIGHT) test
 	@$(BUILD) -o bin/runtests ./integration/runtests
 	@URUN_KILLS=$${URUN_KILLS:-100} bin/runtests -run TestKill ./integration/killtest
+
+vm: build ## urun and the limits on a Debian kernel in a small virtual machine (qemu-system-x86, busybox-static)
+	integration/limits-vm.sh
+	integration/run-vm.sh
 
 lint: ## go vet, staticcheck, gofumpt, govulncheck (the last if its database can be reached)
 	@$(PREFLIGHT) build
