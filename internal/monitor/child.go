@@ -5,9 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
-	"unsafe"
 
-	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
@@ -84,15 +82,7 @@ func (c *child) await() { <-c.done }
 // the monitor and has all capabilities in the user namespace, also when its
 // uid is not root's there (keep-id).
 func childAttr() *syscall.SysProcAttr {
-	last, err := capability.LastCap()
-	if err != nil {
-		last = capability.CAP_CHECKPOINT_RESTORE
-	}
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	for c := capability.Cap(0); c <= last; c++ {
-		attr.AmbientCaps = append(attr.AmbientCaps, uintptr(c))
-	}
-	return attr
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, AmbientCaps: handoff.AllCapabilities()}
 }
 
 // startHelper starts the union or the network stage and sends its first message.
@@ -151,5 +141,3 @@ func (c *container) listen(conn *handoff.Conn, from source) {
 		c.events <- event{from: from, msg: m}
 	}
 }
-
-func address[T any](p *T) uintptr { return uintptr(unsafe.Pointer(p)) }

@@ -8,9 +8,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/handoff"
@@ -70,25 +67,12 @@ func union(parent *handoff.Conn) error {
 	if len(m.Files) != 1 {
 		return fmt.Errorf("serve image: got %d files", len(m.Files))
 	}
-	if err := dropCapabilities(); err != nil {
+	// The image server only reads the caller's own files.
+	if err := handoff.DropCapabilities(); err != nil {
 		return err
 	}
 	if err := fuseunion.Serve(context.Background(), m.Files[0], tree, img.Serve); err != nil {
 		return fmt.Errorf("serve image: %w", err)
-	}
-	return nil
-}
-
-// dropCapabilities gives up what the user namespace gave to every thread: the
-// image server only reads the caller's own files.
-func dropCapabilities() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); errno != 0 {
-		return fmt.Errorf("drop ambient capabilities: %w", errno)
-	}
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, address(&hdr), address(&none[0]), 0); errno != 0 {
-		return fmt.Errorf("drop capabilities: %w", errno)
 	}
 	return nil
 }

@@ -15,5 +15,3 @@ func rawSetgroups(n int, gids *uint32) error {
 	}
 	return nil
 }
-
-func ptr[T any](p *T) unsafe.Pointer { return unsafe.Pointer(p) }

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"syscall"
 
-	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
@@ -28,7 +27,7 @@ func (s *setup) reap(p Process) (int, error) {
 		Pdeathsig: syscall.SIGKILL,
 		Setsid:    true,
 		// The child needs the capabilities that it will then give up.
-		AmbientCaps: ambient(),
+		AmbientCaps: handoff.AllCapabilities(),
 	}
 	if s.slave != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
@@ -43,7 +42,8 @@ func (s *setup) reap(p Process) (int, error) {
 	if err := conn.Send(KindConfig, p); err != nil {
 		return 0, err
 	}
-	if err := dropAll(); err != nil {
+	// This init only waits from here on.
+	if err := handoff.DropCapabilities(); err != nil {
 		return 0, err
 	}
 	go forward(signals, cmd.Process.Pid)
@@ -89,28 +89,6 @@ func Run() {
 	}
 	_ = parent.Send(KindFailed, failure(err))
 	os.Exit(failure(err).Code)
-}
-
-func ambient() []uintptr {
-	last, err := capability.LastCap()
-	if err != nil {
-		last = capability.CAP_CHECKPOINT_RESTORE
-	}
-	caps := make([]uintptr, 0, last+1)
-	for c := capability.Cap(0); c <= last; c++ {
-		caps = append(caps, uintptr(c))
-	}
-	return caps
-}
-
-// dropAll gives up the capabilities of every thread: this init only waits.
-func dropAll() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(ptr(&hdr)), uintptr(ptr(&data[0])), 0); errno != 0 {
-		return fmt.Errorf("drop capabilities: %w", errno)
-	}
-	return nil
 }
 
 func forward(signals <-chan os.Signal, pid int) {
