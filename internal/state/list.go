@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,6 +82,9 @@ func (s *Store) Abandoned() ([]*Handle, error) {
 			continue
 		}
 		h, err := s.lockDir(dir)
+		if errors.Is(err, ErrBusy) {
+			h, err = s.lockOrphan(dir)
+		}
 		switch {
 		case err == nil:
 			if half {
@@ -97,6 +101,35 @@ func (s *Store) Abandoned() ([]*Handle, error) {
 		}
 	}
 	return all, nil
+}
+
+// orphanTime bounds the wait for the lock of a container whose owner is gone.
+const orphanTime = time.Second
+
+// lockOrphan takes a lock that is held though its owner is gone. A process that
+// is killed while it forks leaves the lock to the child, which gives it up a
+// moment later, when it executes something; and a monitor whose command is
+// gone cleans up by itself.
+func (s *Store) lockOrphan(dir string) (*Handle, error) {
+	if rec, err := readRecord(dir); err == nil {
+		owner := rec.Monitor
+		if owner.PID == 0 {
+			owner = rec.Creator
+		}
+		if err := owner.Signal(0); !errors.Is(err, os.ErrProcessDone) {
+			return nil, ErrBusy
+		}
+	} else if making, err := s.lockMaking(unix.LOCK_EX | unix.LOCK_NB); err == nil {
+		making.Close() // nobody is making it
+	} else {
+		return nil, ErrBusy
+	}
+	for deadline := time.Now().Add(orphanTime); ; time.Sleep(2 * time.Millisecond) {
+		h, err := s.lockDir(dir)
+		if !errors.Is(err, ErrBusy) || time.Now().After(deadline) {
+			return h, err
+		}
+	}
 }
 
 // finished tells, without taking the lock, that there is nothing to clean.

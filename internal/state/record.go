@@ -50,6 +50,7 @@ type Record struct {
 	// OOMKilled tells that the kernel killed for the memory limit.
 	OOMKilled bool `json:"oomKilled"`
 
+	Creator Process `json:"creator"` // the command that made it
 	Monitor Process `json:"monitor"`
 	Init    Process `json:"init"`
 	Cgroup  string  `json:"cgroup,omitempty"`

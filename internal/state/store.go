@@ -110,6 +110,9 @@ func (h *Handle) begin() error {
 		err = unix.Flock(int(h.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if err == nil {
+		h.Creator, err = ProcessOf(os.Getpid())
+	}
+	if err == nil {
 		err = h.Save()
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +94,21 @@ func TestAContainerIsAbandonedWhenItsLockIsFreeAndItDidNotFinish(t *testing.T) {
 	}
 	if len(got) != 2 || !ids[dead.ID] || !ids[leaving.ID] {
 		t.Fatalf("got %v", ids)
+	}
+}
+
+// A process that is killed while it forks leaves its lock to the child for a moment.
+func TestALockThatOutlivesItsOwnerForAMomentIsWaitedFor(t *testing.T) {
+	s := open(t)
+	h := create(t, s, Record{Status: Creating})
+	h.Creator.Start++ // as if this process had gone
+	if err := h.Save(); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { h.Close() })
+	got, err := s.Abandoned()
+	if err != nil || len(got) != 1 {
+		t.Fatalf("got %v, %v", got, err)
 	}
 }
 
