@@ -100,7 +100,7 @@ func (p *Pending) Run(req monitor.Request, files []*os.File) (*Session, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	s := &Session{cmd: p.cmd, conn: p.conn, Wait: req.Record.Remove}
+	s := &Session{cmd: p.cmd, conn: p.conn}
 	if err := p.conn.Send(monitor.KindRequest, req, files...); err != nil {
 		return nil, errors.Join(err, s.end())
 	}
@@ -111,8 +111,6 @@ func (p *Pending) Run(req monitor.Request, files []*os.File) (*Session, error) {
 type Session struct {
 	cmd  *exec.Cmd
 	conn *handoff.Conn
-	// Wait makes AwaitExit wait for the monitor's own end, too.
-	Wait bool
 	// Started is what the monitor said of the running container.
 	Started monitor.Started
 	// Master is the container's terminal, nil without one.
@@ -173,9 +171,6 @@ func (s *Session) AwaitExit() (*monitor.Exited, error) {
 		return nil, fmt.Errorf("run container: unknown message %q", m.Kind)
 	}
 	exited, err := decodeExited(m)
-	if !s.Wait {
-		return exited, errors.Join(err, s.conn.Close())
-	}
 	return exited, errors.Join(err, s.end())
 }
 

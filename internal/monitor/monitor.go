@@ -217,10 +217,9 @@ func (c *container) finish(ws unix.WaitStatus) {
 		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
 	}
 	_ = c.parent.Send(KindExited, exited)
-	if !c.handle.Record.Remove && err == nil {
-		// Nobody has to wait for the disk, nor for the end of a file that is
-		// only kept open here.
-		os.Stderr.Close()
+	if c.Detach && !c.handle.Record.Remove && err == nil {
+		// Nobody was there to be told: the record has to last. And nobody waits
+		// for the disk.
 		_ = c.handle.Settle()
 	}
 }
