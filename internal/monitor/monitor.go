@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -214,7 +215,7 @@ func (c *container) finish(ws unix.WaitStatus) {
 		err = errors.Join(park(c.handle.Dir()), c.handle.Save())
 	}
 	if err = errors.Join(err, cgroupErr); err != nil {
-		exited.Error = errors.Join(errors.New(exited.Error), err).Error()
+		exited.Error = strings.TrimPrefix(exited.Error+"; "+err.Error(), "; ")
 	}
 	_ = c.parent.Send(KindExited, exited)
 	if c.Detach && !c.handle.Record.Remove && err == nil {
