@@ -75,7 +75,7 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err != nil {
 		return err
 	}
-	src, err := app.source(r.image(), opts, m)
+	src, err := app.source(r.image(), opts, m, !r.TLSVerify)
 	if err != nil {
 		return err
 	}
@@ -205,7 +205,7 @@ type rootSource struct {
 }
 
 // source gets the image, or looks at the root directory.
-func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource, error) {
+func (a *App) source(name string, opts spec.Options, m userns.Map, insecure bool) (*rootSource, error) {
 	s := &rootSource{release: func() {}, name: name}
 	if opts.Rootfs != "" {
 		return s, s.directory(opts.Rootfs, a.stateRoot())
@@ -214,7 +214,7 @@ func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource,
 	if err != nil {
 		return nil, err
 	}
-	img, err := a.holdImage(store, name, opts, s)
+	img, err := a.holdImage(store, name, opts, insecure, s)
 	if err != nil {
 		return nil, err
 	}
@@ -228,9 +228,9 @@ func (a *App) source(name string, opts spec.Options, m userns.Map) (*rootSource,
 
 // holdImage gets the image and keeps others from removing it. Between the two
 // it may be gone: then it is gotten again.
-func (a *App) holdImage(store *image.Store, name string, opts spec.Options, s *rootSource) (*image.Image, error) {
+func (a *App) holdImage(store *image.Store, name string, opts spec.Options, insecure bool, s *rootSource) (*image.Image, error) {
 	for range 3 {
-		img, err := a.getImage(store, name, opts)
+		img, err := a.getImage(store, name, opts, insecure)
 		if err != nil {
 			return nil, err
 		}
@@ -247,11 +247,11 @@ func (a *App) holdImage(store *image.Store, name string, opts spec.Options, s *r
 }
 
 // getImage finds the image, pulling it as --pull says.
-func (a *App) getImage(store *image.Store, name string, opts spec.Options) (*image.Image, error) {
+func (a *App) getImage(store *image.Store, name string, opts spec.Options, insecure bool) (*image.Image, error) {
 	ctx, stop := interruptible()
 	defer stop()
 	show := newProgress(a, opts.Quiet, false)
-	opt := image.PullOptions{Platform: opts.Platform, Policy: image.PolicyMissing, Progress: show.event}
+	opt := image.PullOptions{Platform: opts.Platform, Policy: image.PolicyMissing, Insecure: insecure, Progress: show.event}
 	switch opts.Pull {
 	case "", "missing":
 	case "newer":

@@ -119,6 +119,8 @@ type ImageFlags struct {
 	Platform string `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
 	Rootfs   string `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
 	Quiet    bool   `short:"q" group:"Image" help:"Show no progress."`
+
+	TLSVerify bool `name:"tls-verify" default:"true" negatable:"" group:"Image" help:"Pull with https and a valid certificate only; on by default. Loopback hosts may speak http."`
 }
 
 // runFlagOptions are what the parser needs for RunFlags to have docker's forms.
