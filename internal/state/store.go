@@ -107,7 +107,9 @@ func (h *Handle) begin() error {
 	}
 	h.lock, err = os.OpenFile(filepath.Join(h.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err == nil {
-		err = unix.Flock(int(h.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Somebody who looks for abandoned containers may have it for a moment:
+		// he finds no record and, since we hold the other lock, lets go.
+		err = flock(h.lock, unix.LOCK_EX)
 	}
 	if err == nil {
 		h.Creator, err = ProcessOf(os.Getpid())
@@ -127,11 +129,20 @@ func (s *Store) lockMaking(how int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), how); err != nil {
-		f.Close()
-		return nil, err
+	if err := flock(f, how); err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// flock locks a file. A signal that interrupts the wait, such as those by which
+// Go preempts itself, is not the end of it.
+func flock(f *os.File, how int) error {
+	for {
+		if err := unix.Flock(int(f.Fd()), how); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 func (h *Handle) create(prepare func(dir string) error) error {
@@ -218,7 +229,7 @@ func (s *Store) lockDir(dir string) (*Handle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock container: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, ErrBusy

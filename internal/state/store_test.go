@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,6 +111,37 @@ func TestALockThatOutlivesItsOwnerForAMomentIsWaitedFor(t *testing.T) {
 	if err != nil || len(got) != 1 {
 		t.Fatalf("got %v, %v", got, err)
 	}
+}
+
+func TestContainersAreMadeWhileOthersLookForAbandonedOnes(t *testing.T) {
+	s := open(t)
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if all, err := s.Abandoned(); err != nil || len(all) > 0 {
+					t.Errorf("found %d, %v", len(all), err)
+					return
+				}
+			}
+		})
+	}
+	for range 300 {
+		h, err := s.Create(Record{ID: NewID(), Status: Running}, nil)
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		defer h.Close()
+	}
+	close(stop)
+	looking.Wait()
 }
 
 func TestAHalfMadeContainerIsNotListedAndIsSwept(t *testing.T) {
