@@ -75,6 +75,13 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err != nil {
 		return err
 	}
+	// Nobody should wait for a pull to be told of a mistyped flag. A file of
+	// labels may be a pipe, which Build alone gets to read.
+	if len(opts.LabelFiles) == 0 {
+		if err := spec.Check(opts, (&rootSource{name: r.image()}).facts(opts, m)); err != nil {
+			return err
+		}
+	}
 	src, err := app.source(r.image(), opts, m, !r.TLSVerify)
 	if err != nil {
 		return err

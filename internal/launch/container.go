@@ -40,6 +40,12 @@ type Plan struct {
 // Start makes the container and starts it by the pending monitor. On an error
 // nothing of the container is left.
 func Start(p Plan, pending *Pending) (*Session, error) {
+	asked := false
+	defer func() {
+		if !asked {
+			pending.Cancel()
+		}
+	}()
 	filter, err := compileSeccomp(p.Container)
 	if err != nil {
 		return nil, err
@@ -80,6 +86,7 @@ func Start(p Plan, pending *Pending) (*Session, error) {
 			files = append(files, f)
 		}
 	}
+	asked = true
 	session, err := pending.Run(*req, files)
 	if err != nil {
 		return nil, errors.Join(err, monitor.Discard(handle, p.Exe))
