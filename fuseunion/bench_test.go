@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -182,4 +183,75 @@ func walkTime(b *testing.B, at string, read bool) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Since(start)
+}
+
+// BenchmarkContent reads all files in order of their place, as tar does, and 4 KiB
+// at random places: the first time, when chunks are checked, and again.
+func BenchmarkContent(b *testing.B) {
+	for _, c := range []struct{ n, size int }{{20_000, 6000}, {2, 64 << 20}} {
+		path, data, err := writeTree(b.TempDir(), benchTar(b, c.n, c.size))
+		if err != nil {
+			b.Fatal(err)
+		}
+		var files []Stat
+		list, err := OpenTree(path, data)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := list.Walk(func(_ string, st Stat) error {
+			if st.Mode&unix.S_IFMT == unix.S_IFREG {
+				files = append(files, st)
+			}
+			return nil
+		}); err != nil {
+			b.Fatal(err)
+		}
+		buf := make([]byte, 128<<10)
+		all := func(t *Tree) error {
+			for _, st := range files {
+				for off := int64(0); off < st.Size; off += int64(len(buf)) {
+					if _, err := t.ReadAt(st.Ino, buf, off); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}
+		random := func(t *Tree) error {
+			r := rand.New(rand.NewPCG(1, 2))
+			for range 5000 {
+				st := files[r.IntN(len(files))]
+				if _, err := t.ReadAt(st.Ino, buf[:4096], r.Int64N(st.Size)&^4095); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		for name, pass := range map[string]func(*Tree) error{"all": all, "random": random} {
+			b.Run(fmt.Sprintf("%dx%d/%s", c.n, c.size, name), func(b *testing.B) {
+				var first, again time.Duration
+				for b.Loop() {
+					t, err := OpenTree(path, data)
+					if err != nil {
+						b.Fatal(err)
+					}
+					for i, into := range []*time.Duration{&first, &again} {
+						start := time.Now()
+						if err := pass(t); err != nil {
+							b.Fatal(i, err)
+						}
+						*into += time.Since(start)
+					}
+					if err := t.Close(); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(float64(first.Microseconds())/1000/float64(b.N), "ms-first")
+				b.ReportMetric(float64(again.Microseconds())/1000/float64(b.N), "ms-again")
+			})
+		}
+		if err := list.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

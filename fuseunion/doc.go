@@ -1,5 +1,5 @@
-// Package fuseunion serves the layers of a container image as one read-only
-// file system, without ever unpacking them.
+// Package fuseunion serves the layers of a container image as one file system,
+// without ever unpacking them: read-only, or with a writable layer on top.
 //
 // # The three steps
 //
@@ -21,6 +21,35 @@
 // processes of one user namespace: the one that mounts hands the device's
 // descriptor to the one that serves.
 //
+// # The writable layer
+//
+// OpenUnion puts a directory of the host, the upper one, on top of a Tree, or of
+// another directory of the host (OpenDir), and ServeUnion serves both as one file
+// system. It needs nothing but an ordinary directory: everything in it belongs to the
+// process, so it works with one user id, on file systems without extended attributes and
+// without overlayfs, and chown is remembered all the same.
+//
+// The upper directory is laid out as overlayfs lays it out: a file at its path, a
+// character device 0/0 for what is removed. What the host can not say of a file (owner, mode,
+// device number, ACLs, where it was copied up from) is in its attribute user.urun.meta,
+// or in the ledger (rwledger.go), a log in the work directory. Where device nodes 0/0
+// can not be made, a symbolic link to "(urun: removed)" stands for them.
+//
+// Inode numbers stay as they were when a file is copied up, across mounts, and agree
+// with readdir: node ids are numbers of the lower file system, or the host's inode numbers,
+// above them. A directory of the lower file system is renamed by giving it an upper
+// directory that says where its content comes from; a file with several names is
+// copied up once, into the index in the work directory, where all its names find it.
+//
+// Nothing is replaced in place: what is copied up, or takes the place of a whiteout, is
+// made in the work directory and renamed. A server that is killed leaves all of an
+// operation or nothing, but for renames on file systems that do not know RENAME_WHITEOUT,
+// where both names may be left. After fsync(2) a file, its metadata and the way to it
+// are on disk (Volatile: nothing is brought to disk).
+//
+// Of the kernel's features it uses the writeback cache: small writes are collected, and
+// an error of the disk may show at close or fsync.
+//
 // # The format
 //
 // A layer index and a merged tree share one format (format.go): a header, then
@@ -30,6 +59,8 @@
 // and a large tree. Every index and offset found in a record is checked against
 // the section it points into when it is used. A damaged file therefore gives
 // ErrDamaged (EIO to the reader of the mount), never a wrong answer or a panic.
+// The contents of files have checksums too, of every 64 KiB of the tar; a chunk is
+// checked when it is first read (content.go).
 //
 // Names in a directory are sorted by their bytes, and a lookup is a binary
 // search over the mapped records. Node numbers are given in breadth-first
@@ -52,9 +83,18 @@
 // layers only, wherever in the tar they stand. Other names that begin with
 // ".wh..wh." are aufs's bookkeeping and are left out.
 //
-// Whatever a well-made layer does not hold is an error that names the entry:
-// absolute names, "..", names that pass through a link or a file of their own
-// layer, a name given twice, links to nowhere, sizes and numbers out of range.
+// A name given again takes the place of what the layer gave before, a directory
+// with all that is in it; a directory given again changes its metadata alone; what
+// stands over something that was replaced has nothing of the lower layers in it. A
+// name may lead through the layer's own symbolic links. Leading slashes, "." and
+// ".." count as docker counts them. So the tree is what umoci unpacks.
+//
+// The table of contents at the end of an eStargz layer and its prefetch marks are
+// not part of the tree; that of a zstd:chunked one is in no tar.
+//
+// What no unpacker takes, or what none could write, is an error that names the
+// entry: names that lead out of the root or through a file of their own layer,
+// links to nowhere, names, sizes and numbers out of range.
 //
 // # Caching
 //
@@ -64,6 +104,13 @@
 // without asking. Extended attributes are answered with ENOSYS when no node of
 // the tree has one: the kernel then stops asking for the life of the mount,
 // which saves a request per file and pass.
+//
+// # Pushing
+//
+// What a fresh mount costs is round trips. When reads show a direction, the server
+// puts the bytes that will be wanted next into the page cache before they are asked for
+// (FUSE_NOTIFY_STORE): the small files that follow in a directory, the window
+// around a small read of a large file, the windows ahead of a stream. See push.go.
 //
 // # Deadlocks
 //

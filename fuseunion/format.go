@@ -17,13 +17,14 @@ var ErrDamaged = errors.New("damaged")
 //	header     128 bytes
 //	sums       a crc32c for each block of the body
 //	           (zeros up to a multiple of 4096 bytes)
-//	body       nodes | dirents | extents | layers | xattrs | strings
+//	body       nodes | dirents | extents | layers | chunks | xattrs | strings
 //
-// The sections lie one behind the other in this order, so their places follow
+// Chunks are the crc32c of every 64 KiB of the layers' tars, layer by layer, the
+// last of each being shorter. The sections lie one behind the other in this order, so their places follow
 // from the counts in the header. Every record's size is a multiple of four.
 const (
 	formatMagic   = "urunfu\r\n"
-	formatVersion = 1
+	formatVersion = 2
 
 	kindLayer = 1 // the index of one layer
 	kindTree  = 2 // a merged tree
@@ -36,7 +37,11 @@ const (
 	nodeSize   = 64
 	direntSize = 12
 	extentSize = 24
-	layerSize  = 8
+	layerSize  = 16
+	sumSize    = 4
+
+	chunkShift = 16
+	chunkSize  = 1 << chunkShift
 )
 
 // Flags of a node.
@@ -64,6 +69,7 @@ type header struct {
 	extents uint32
 	layers  uint32
 	flags   uint32
+	chunks  uint64
 	xattrs  uint64 // bytes
 	strings uint64 // bytes
 	content uint64 // bytes of regular files, each node once
@@ -79,16 +85,16 @@ const aclPrefix = "system.posix_acl_"
 
 func align(n, to uint64) uint64 { return (n + to - 1) &^ (to - 1) }
 
-// sections returns the offsets, relative to the body, of the six sections and
-// of the body's end. It reports false when the sizes are absurd.
-func (h *header) sections() (at [7]uint64, ok bool) {
+// sections returns the offsets, relative to the body, of the sections and of the
+// body's end, which is the last. It reports false when the sizes are absurd.
+func (h *header) sections() (at [numSections + 1]uint64, ok bool) {
 	const most = 1 << 40
-	if h.xattrs > most || h.strings > most || h.xattrs%4 != 0 {
+	if h.xattrs > most || h.strings > most || h.chunks > most || h.xattrs%4 != 0 {
 		return at, false
 	}
-	sizes := [6]uint64{
+	sizes := [numSections]uint64{
 		uint64(h.nodes) * nodeSize, uint64(h.dirents) * direntSize, uint64(h.extents) * extentSize,
-		uint64(h.layers) * layerSize, h.xattrs, h.strings,
+		uint64(h.layers) * layerSize, h.chunks * sumSize, h.xattrs, h.strings,
 	}
 	for i, s := range sizes {
 		at[i+1] = at[i] + s
@@ -113,6 +119,7 @@ func (h *header) encode(b []byte, sums []byte) {
 	le.PutUint64(b[40:], h.strings)
 	le.PutUint64(b[48:], h.content)
 	le.PutUint32(b[56:], h.flags)
+	le.PutUint64(b[64:], h.chunks)
 	table := castagnoli()
 	le.PutUint32(b[headerSize-8:], crc32.Checksum(sums, table))
 	le.PutUint32(b[headerSize-4:], crc32.Checksum(b[:headerSize-4], table))
@@ -133,7 +140,7 @@ func decodeHeader(b []byte) (h header, sumsCRC uint32, err error) {
 		kind: le.Uint32(b[12:]), nodes: le.Uint32(b[16:]), dirents: le.Uint32(b[20:]),
 		extents: le.Uint32(b[24:]), layers: le.Uint32(b[28:]),
 		xattrs: le.Uint64(b[32:]), strings: le.Uint64(b[40:]), content: le.Uint64(b[48:]),
-		flags: le.Uint32(b[56:]),
+		flags: le.Uint32(b[56:]), chunks: le.Uint64(b[64:]),
 	}
 	return h, le.Uint32(b[headerSize-8:]), nil
 }
@@ -236,6 +243,25 @@ func (e *extent) decode(b []byte) {
 	e.data = le.Uint64(b[16:])
 }
 
+// layer is the decoded record of a layer.
+type layer struct {
+	bytes uint64 // length of its tar
+	chunk uint64 // the checksum of its first chunk
+}
+
+func (l *layer) encode(b []byte) {
+	binary.LittleEndian.PutUint64(b[0:], l.bytes)
+	binary.LittleEndian.PutUint64(b[8:], l.chunk)
+}
+
+func (l *layer) decode(b []byte) {
+	l.bytes = binary.LittleEndian.Uint64(b[0:])
+	l.chunk = binary.LittleEndian.Uint64(b[8:])
+}
+
+// chunks is how many checksums it has.
+func (l *layer) chunks() uint64 { return (l.bytes + chunkSize - 1) >> chunkShift }
+
 // xattr is one extended attribute. In the xattr section a node's attributes are
 // a count (u32), then for each the length of its name and of its value (u32 each)
 // and the two; the whole is padded to four bytes.
@@ -267,6 +293,7 @@ type body struct {
 	dirents []byte
 	extents []byte
 	layers  []byte
+	chunks  []byte
 	xattrs  []byte
 	strings []byte
 }
@@ -277,12 +304,12 @@ func (s *body) writeTo(w io.Writer) error {
 		kind: s.kind, flags: s.flags, content: s.content,
 		nodes: uint32(len(s.nodes) / nodeSize), dirents: uint32(len(s.dirents) / direntSize),
 		extents: uint32(len(s.extents) / extentSize), layers: uint32(len(s.layers) / layerSize),
-		xattrs: uint64(len(s.xattrs)), strings: uint64(len(s.strings)),
+		chunks: uint64(len(s.chunks) / sumSize), xattrs: uint64(len(s.xattrs)), strings: uint64(len(s.strings)),
 	}
 	if len(s.xattrs) > 0 {
 		h.flags |= headerHasXattrs
 	}
-	parts := [][]byte{s.nodes, s.dirents, s.extents, s.layers, s.xattrs, s.strings}
+	parts := [][]byte{s.nodes, s.dirents, s.extents, s.layers, s.chunks, s.xattrs, s.strings}
 	var total uint64
 	for _, p := range parts {
 		total += uint64(len(p))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -177,4 +178,20 @@ func listing(t testing.TB, tree *Tree) []string {
 		t.Fatal(err)
 	}
 	return lines
+}
+
+// testSeed is the seed of random cases: always the same, for tests that tell of a change and not of luck; another by
+// URUN_SEED.
+func testSeed(t testing.TB) uint64 {
+	t.Helper()
+	seed := uint64(1)
+	if v := os.Getenv("URUN_SEED"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatalf("URUN_SEED: %v", err)
+		}
+		seed = n
+	}
+	t.Logf("URUN_SEED=%d", seed)
+	return seed
 }

@@ -3,7 +3,6 @@ package fuseunion
 import (
 	"archive/tar"
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -55,6 +54,9 @@ func IndexTar(tr io.Reader, data, index io.Writer, opt IndexOptions) (Stats, err
 	}
 	ix.stats.TarBytes = stream.pos
 	b := ix.finish()
+	b.layers = make([]byte, layerSize)
+	(&layer{bytes: uint64(stream.pos)}).encode(b.layers)
+	b.chunks = stream.sums.finish()
 	if err := b.writeTo(index); err != nil {
 		return Stats{}, fmt.Errorf("write layer index: %w", err)
 	}
@@ -64,6 +66,7 @@ func IndexTar(tr io.Reader, data, index io.Writer, opt IndexOptions) (Stats, err
 // readEntries reads up to the end-of-archive mark.
 func (ix *indexer) readEntries(stream *tarStream) error {
 	reader := tar.NewReader(stream)
+	last := ""
 	for {
 		h, err := reader.Next()
 		if err == io.EOF {
@@ -71,6 +74,7 @@ func (ix *indexer) readEntries(stream *tarStream) error {
 			if stream.pos%tarBlock != 0 {
 				return fmt.Errorf("read layer tar: %w", io.ErrUnexpectedEOF)
 			}
+			ix.hideTOC(last)
 			return nil
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) {
@@ -80,7 +84,23 @@ func (ix *indexer) readEntries(stream *tarStream) error {
 		if err != nil {
 			return fmt.Errorf("layer entry %.200q: %w", h.Name, err)
 		}
+		last = h.Name
 		stream.headersFrom(int64(align(uint64(end), tarBlock)))
+	}
+}
+
+// hideTOC takes away what eStargz has added to a layer: its table of contents,
+// which is the last entry, and the marks that say what to prefetch.
+// https://github.com/containerd/stargz-snapshotter/blob/main/docs/estargz.md
+func (ix *indexer) hideTOC(last string) {
+	const toc = "stargz.index.json"
+	if last != toc {
+		return
+	}
+	for _, name := range []string{toc, ".prefetch.landmark", ".no.prefetch.landmark"} {
+		if e, ok := ix.lookup(0, name); ok && ix.nodes[e.node].mode&unix.S_IFMT == unix.S_IFREG {
+			ix.remove(e)
+		}
 	}
 }
 
@@ -173,10 +193,12 @@ func (ix *indexer) addEntry(h *tar.Header, n node, extents []extent) error {
 	switch n.mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		if e, ok := ix.lookup(dir, base); ok {
-			if ix.nodes[e.node].mode&unix.S_IFMT != unix.S_IFDIR {
-				return errors.New("name given twice in the layer")
+			if ix.isDir(e.node) {
+				return ix.updateDir(e.node, n)
 			}
-			return ix.updateDir(e.node, n)
+			ix.remove(e)
+			// What the lower layers had of that name went when the one before came.
+			n.flags |= flagOpaque
 		}
 	case unix.S_IFLNK:
 		if h.Linkname == "" || len(h.Linkname) > maxTarget || strings.IndexByte(h.Linkname, 0) >= 0 {
@@ -193,6 +215,9 @@ func (ix *indexer) addEntry(h *tar.Header, n node, extents []extent) error {
 			}
 		}
 		ix.stats.ContentBytes += int64(n.size)
+	}
+	if e, ok := ix.lookup(dir, base); ok {
+		ix.remove(e)
 	}
 	_, err = ix.addNode(dir, base, n)
 	return err
@@ -252,7 +277,6 @@ func (ix *indexer) addExtents(n *node, extents []extent) error {
 // finish lays the index out.
 func (ix *indexer) finish() *body {
 	b := &body{kind: kindLayer, content: uint64(ix.stats.ContentBytes), extents: ix.extents, xattrs: ix.xattrs, strings: ix.strings}
-	b.layers = binary.LittleEndian.AppendUint64(nil, uint64(ix.stats.TarBytes))
 	b.dirents = make([]byte, 0, len(ix.entries)*direntSize)
 	var list []uint32
 	for i := range ix.nodes {
@@ -262,7 +286,9 @@ func (ix *indexer) finish() *body {
 		}
 		list = list[:0]
 		for e := uint32(n.data); e != 0; e = ix.entries[e].sibling {
-			list = append(list, e)
+			if ix.entries[e].dir != noNode {
+				list = append(list, e)
+			}
 		}
 		ix.sort(list)
 		n.data, n.count = uint64(len(b.dirents)/direntSize), 0
@@ -279,7 +305,6 @@ func (ix *indexer) finish() *body {
 			d := dirent{name: e.name, node: e.node, len: e.len, typ: dtWhiteout}
 			if e.node != noNode {
 				d.typ = uint8(ix.nodes[e.node].mode >> 12)
-				ix.nodes[e.node].nlink++
 			}
 			var r [direntSize]byte
 			d.encode(r[:])

@@ -26,7 +26,8 @@ type indexer struct {
 	seed    maphash.Seed
 	buckets []uint32 // first entry of a chain; the length is a power of two
 
-	lastDir  string // of the entry before, whose directory is likely to be the same
+	trail    []string // of the last walk
+	lastDir  string   // of the entry before, whose directory is likely to be the same
 	lastNode uint32
 	lastReal bool // whether it was for more than a whiteout
 }
@@ -35,7 +36,7 @@ type indexer struct {
 type entry struct {
 	name    uint32 // offset in strings
 	node    uint32 // noNode for a whiteout
-	dir     uint32
+	dir     uint32 // noNode for an entry that a later one has taken the place of
 	sibling uint32
 	chain   uint32
 	len     uint8
@@ -127,7 +128,7 @@ func (ix *indexer) rehash() {
 	ix.buckets = make([]uint32, 4*len(ix.buckets))
 	for i := 1; i < len(ix.entries); i++ {
 		e := &ix.entries[i]
-		if e.node == noNode {
+		if e.node == noNode || e.dir == noNode {
 			continue
 		}
 		b := ix.bucket(e.dir, ix.name(e))
@@ -135,11 +136,9 @@ func (ix *indexer) rehash() {
 	}
 }
 
-// addNode makes a node and its first name.
+// addNode makes a node and its first name, which is not taken.
 func (ix *indexer) addNode(dir uint32, name string, n node) (uint32, error) {
-	if _, ok := ix.lookup(dir, name); ok {
-		return 0, errors.New("name given twice in the layer")
-	}
+	n.nlink = 1
 	if n.mode&unix.S_IFMT == unix.S_IFDIR {
 		n.up = dir
 	}
@@ -158,59 +157,6 @@ func (ix *indexer) updateDir(i uint32, n node) error {
 	n.data, n.up, n.flags = d.data, d.up, d.flags&^(flagImplicit|flagGhost)
 	*d = n
 	return nil
-}
-
-// makeDirs returns the directory of that clean name, making up what is missing. A
-// directory made up for a whiteout alone is a ghost: it is not made where the
-// layers below have none.
-func (ix *indexer) makeDirs(name string, whiteout bool) (uint32, error) {
-	if name == "" {
-		return 0, nil
-	}
-	if name == ix.lastDir && (ix.lastReal || whiteout) {
-		return ix.lastNode, nil
-	}
-	dir := uint32(0)
-	flags := uint32(flagImplicit)
-	if whiteout {
-		flags |= flagGhost
-	}
-	for rest := name; rest != ""; {
-		c, after, _ := strings.Cut(rest, "/")
-		e, ok := ix.lookup(dir, c)
-		if !ok {
-			n, err := ix.addNode(dir, c, node{mode: unix.S_IFDIR | 0o755, flags: flags})
-			if err != nil {
-				return 0, err
-			}
-			dir = n
-		} else if ix.nodes[e.node].mode&unix.S_IFMT == unix.S_IFDIR {
-			dir = e.node
-			if !whiteout {
-				ix.nodes[dir].flags &^= flagGhost
-			}
-		} else {
-			return 0, fmt.Errorf("%.200q above it is not a directory in the same layer", strings.TrimSuffix(name[:len(name)-len(after)], "/"))
-		}
-		rest = after
-	}
-	ix.lastDir, ix.lastNode, ix.lastReal = name, dir, !whiteout
-	return dir, nil
-}
-
-// find returns the node of a clean name without making anything.
-func (ix *indexer) find(name string) (uint32, bool) {
-	dir := uint32(0)
-	for rest := name; rest != ""; {
-		var c string
-		c, rest, _ = strings.Cut(rest, "/")
-		e, ok := ix.lookup(dir, c)
-		if !ok {
-			return 0, false
-		}
-		dir = e.node
-	}
-	return dir, true
 }
 
 func (ix *indexer) addWhiteout(dir uint32, base string) error {
@@ -232,27 +178,35 @@ func (ix *indexer) addWhiteout(dir uint32, base string) error {
 // addLink adds a hard link: another name of a node of this layer or, if no entry
 // before it has that name, a note for MergeTree to look below this layer.
 func (ix *indexer) addLink(dir uint32, base, linkname string) error {
-	target, err := cleanLink(linkname)
+	target, err := cleanName(linkname)
 	if err != nil {
 		return fmt.Errorf("hard link to %.200q: %w", linkname, err)
 	}
 	if target == "" {
 		return errors.New("hard link to a directory")
 	}
-	if _, ok := ix.lookup(dir, base); ok {
-		return errors.New("name given twice in the layer")
+	if e, ok := ix.lookup(dir, base); ok {
+		if n, _, err := ix.find(target); err == nil && n == e.node {
+			return nil // it is one already
+		}
+		ix.remove(e)
+	}
+	n, target, err := ix.find(target)
+	if err != nil {
+		return fmt.Errorf("hard link to %.200q: %w", linkname, err)
 	}
 	// An implicit directory may stand for a lower link, which may be the target.
-	if n, ok := ix.find(target); ok && ix.nodes[n].flags&flagImplicit == 0 {
+	if n != noNode && ix.nodes[n].flags&flagImplicit == 0 {
 		if ix.nodes[n].mode&unix.S_IFMT == unix.S_IFDIR {
 			return fmt.Errorf("hard link to %.200q: a directory", target)
 		}
+		ix.nodes[n].nlink++
 		return ix.addName(dir, base, n)
 	}
-	n := node{flags: flagLowerLink, count: uint32(len(target))}
-	if n.data, err = ix.addString(target); err != nil {
+	below := node{flags: flagLowerLink, count: uint32(len(target))}
+	if below.data, err = ix.addString(target); err != nil {
 		return err
 	}
-	_, err = ix.addNode(dir, base, n)
+	_, err = ix.addNode(dir, base, below)
 	return err
 }

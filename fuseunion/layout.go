@@ -1,7 +1,6 @@
 package fuseunion
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"strings"
@@ -21,11 +20,9 @@ func (m *merger) finish(indexes []*mapped) (*body, error) {
 	l := &layout{blobs: make(map[string]uint32)}
 	l.body.kind = kindTree
 	for _, ix := range indexes {
-		n, err := ix.layerBytes(0)
-		if err != nil {
+		if err := l.addLayer(ix); err != nil {
 			return nil, err
 		}
-		l.body.layers = binary.LittleEndian.AppendUint64(l.body.layers, n)
 	}
 	l.number(m.root)
 	for i := 0; i < len(l.order); i++ {
@@ -43,6 +40,24 @@ func (m *merger) finish(indexes []*mapped) (*body, error) {
 		return nil, fmt.Errorf("write tree: %d nodes with %d bytes of names are too many", len(l.order), len(l.body.strings))
 	}
 	return &l.body, nil
+}
+
+// addLayer copies the length of a layer's tar and the checksums of its chunks.
+func (l *layout) addLayer(ix *mapped) error {
+	of, err := ix.layer(0)
+	if err != nil {
+		return err
+	}
+	sums, err := ix.bytes(sectChunks, of.chunk*sumSize, of.chunks()*sumSize)
+	if err != nil {
+		return err
+	}
+	of.chunk = uint64(len(l.body.chunks) / sumSize)
+	var r [layerSize]byte
+	of.encode(r[:])
+	l.body.layers = append(l.body.layers, r[:]...)
+	l.body.chunks = append(l.body.chunks, sums...)
+	return nil
 }
 
 func (l *layout) number(n *inode) {

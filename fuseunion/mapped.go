@@ -19,7 +19,7 @@ type mapped struct {
 	raw   []byte // what close unmaps, nil if the bytes are not mapped
 	body  []byte
 	sums  []byte
-	at    [7]uint64
+	at    [numSections + 1]uint64
 	table *crc32.Table
 	seen  []atomic.Uint32 // a bit for each block whose checksum was right
 }
@@ -70,12 +70,12 @@ func newMapped(raw []byte, kind uint32) (*mapped, error) {
 	if !ok || h.nodes == 0 {
 		return nil, fmt.Errorf("%w: section sizes", ErrDamaged)
 	}
-	start := bodyStart(at[6])
-	if uint64(len(raw)) != start+at[6] {
-		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrDamaged, len(raw), start+at[6])
+	start := bodyStart(at[numSections])
+	if uint64(len(raw)) != start+at[numSections] {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrDamaged, len(raw), start+at[numSections])
 	}
 	m := &mapped{hdr: h, body: raw[start:], at: at, table: castagnoli()}
-	m.sums = raw[headerSize : headerSize+sumsSize(at[6])]
+	m.sums = raw[headerSize : headerSize+sumsSize(at[numSections])]
 	if crc32.Checksum(m.sums, m.table) != sumsCRC {
 		return nil, fmt.Errorf("%w: checksum of the checksums", ErrDamaged)
 	}
@@ -144,8 +144,10 @@ const (
 	sectDirents
 	sectExtents
 	sectLayers
+	sectChunks
 	sectXattrs
 	sectStrings
+	numSections
 )
 
 func (m *mapped) node(i uint32, n *node) error {
@@ -222,12 +224,26 @@ func (m *mapped) extent(i uint64, e *extent) error {
 	return nil
 }
 
-func (m *mapped) layerBytes(i uint32) (uint64, error) {
+// layer returns the record of a layer, whose checksums are there.
+func (m *mapped) layer(i uint32) (l layer, err error) {
 	b, err := m.bytes(sectLayers, uint64(i)*layerSize, layerSize)
+	if err != nil {
+		return l, err
+	}
+	l.decode(b)
+	if n := l.chunks(); l.bytes > 1<<62 || n > m.hdr.chunks || l.chunk > m.hdr.chunks-n {
+		return l, errOutside
+	}
+	return l, nil
+}
+
+// chunk returns the checksum of a chunk.
+func (m *mapped) chunk(i uint64) (uint32, error) {
+	b, err := m.bytes(sectChunks, i*sumSize, sumSize)
 	if err != nil {
 		return 0, err
 	}
-	return binary.LittleEndian.Uint64(b), nil
+	return binary.LittleEndian.Uint32(b), nil
 }
 
 // xattrs calls fn for each attribute of a node until fn returns false. The

@@ -106,8 +106,9 @@ func TestLayersThatDoNotFitAreRefused(t *testing.T) {
 }
 
 func TestMergeEqualsAnUnpackerOnRandomLayers(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	// A directory that one layer lists by two names, one of them through a link of a lower layer, has the attributes of
+	// that one, whichever comes last in the tar: about one seed in twenty has such a case.
+	seed := testSeed(t)
 	for i := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, i))
 		tars, want, script := randomImage(t, r)
@@ -198,5 +199,5 @@ func padding(b []byte, off int) bool {
 		return false
 	}
 	at, _ := h.sections()
-	return off >= headerSize+int(sumsSize(at[6])) && off < int(bodyStart(at[6]))
+	return off >= headerSize+int(sumsSize(at[numSections])) && off < int(bodyStart(at[numSections]))
 }

@@ -1,6 +1,7 @@
 package fuseunion
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"runtime"
@@ -13,9 +14,16 @@ import (
 type MountOptions struct {
 	Source  string // default "urun"
 	Subtype string // the type is shown as fuse.Subtype; default "urun"
+	// Writable makes a mount for ServeUnion; without it, it is one for Serve.
+	Writable bool
 }
 
-// Mount makes a read-only FUSE mount for an open /dev/fuse and returns the
+func (o MountOptions) withDefaults() MountOptions {
+	o.Source, o.Subtype = cmp.Or(o.Source, "urun"), cmp.Or(o.Subtype, "urun")
+	return o
+}
+
+// Mount makes a FUSE mount for an open /dev/fuse and returns the
 // descriptor of it, detached: it is visible nowhere until the caller attaches it
 // (move_mount) or hands it to an overlay. The caller needs CAP_SYS_ADMIN in the
 // user namespace that owns its mount namespace, and must have opened dev in that
@@ -29,12 +37,7 @@ func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
 		return nil, fmt.Errorf("fsopen fuse: %w", err)
 	}
 	defer unix.Close(fsfd)
-	if opt.Source == "" {
-		opt.Source = "urun"
-	}
-	if opt.Subtype == "" {
-		opt.Subtype = "urun"
-	}
+	opt = opt.withDefaults()
 	fd, err := rawFD(dev)
 	if err != nil {
 		return nil, err
@@ -55,7 +58,11 @@ func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
 	}
 	// allow_other: every process of the user namespace and of those below it.
 	// default_permissions: the kernel decides by the owners and modes served.
-	for _, flag := range []string{"allow_other", "default_permissions", "ro"} {
+	flags, attr := []string{"allow_other", "default_permissions", "ro"}, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOATIME
+	if opt.Writable {
+		flags, attr = flags[:2], 0
+	}
+	for _, flag := range flags {
 		if err := unix.FsconfigSetFlag(fsfd, flag); err != nil {
 			return nil, fmt.Errorf("fsconfig fuse %s: %w", flag, err)
 		}
@@ -63,7 +70,7 @@ func Mount(dev *os.File, opt MountOptions) (mountFD *os.File, err error) {
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return nil, fmt.Errorf("create fuse superblock: %w", err)
 	}
-	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOATIME)
+	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
 		return nil, fmt.Errorf("fsmount fuse: %w", err)
 	}

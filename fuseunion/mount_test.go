@@ -32,6 +32,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if spec := os.Getenv(envUnion); spec != "" {
+		if err := serveUnionTest(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "serve union:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -3,6 +3,7 @@ package fuseunion
 import (
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 )
 
@@ -18,18 +19,11 @@ const (
 	opaqueMarker   = ".wh..wh..opq"
 )
 
-// cleanName checks the name of an entry and returns it without "." components,
-// doubled and trailing slashes; the root is "".
+// cleanName checks the name of an entry, or of the target of a hard link, and
+// returns it without "." and ".." components and without leading, doubled and
+// trailing slashes; the root is "". All names are relative to the root, as docker
+// takes them.
 func cleanName(name string) (string, error) {
-	if strings.HasPrefix(name, "/") {
-		return "", errors.New("absolute name")
-	}
-	return cleanPath(name)
-}
-
-// cleanLink does the same for the target of a hard link. Some builders write
-// targets with a leading slash; they mean the image's root.
-func cleanLink(name string) (string, error) {
 	return cleanPath(strings.TrimLeft(name, "/"))
 }
 
@@ -45,7 +39,7 @@ func cleanPath(name string) (string, error) {
 		c, after, found := strings.Cut(rest, "/")
 		switch {
 		case c == "..":
-			return "", errors.New(`name with a ".." component`)
+			return withoutDots(name)
 		case len(c) > maxName:
 			return "", fmt.Errorf("name component of %d bytes is longer than %d", len(c), maxName)
 		case c == "." || c == "" || found && after == "":
@@ -71,6 +65,15 @@ func cleanPath(name string) (string, error) {
 		}
 	}
 	return strings.Join(kept, "/"), nil
+}
+
+// withoutDots cleans a name with ".." components, by its text alone.
+func withoutDots(name string) (string, error) {
+	s := path.Clean(name)
+	if s == ".." || strings.HasPrefix(s, "../") {
+		return "", errors.New("name leads out of the root")
+	}
+	return cleanPath(s)
 }
 
 // splitPath returns the parent directory and the last component.

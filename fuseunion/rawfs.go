@@ -12,12 +12,13 @@ import (
 // forever is how long, in seconds, the kernel may keep what it is told.
 const forever = math.MaxInt32
 
-// rawFS answers requests from a tree. It has no state: a node's id is its inode
+// rawFS answers requests from a tree. It has no state but what the pusher has: a node's id is its inode
 // number.
 type rawFS struct {
 	fuse.RawFileSystem // ENOSYS to the rest
 	t                  *Tree
 	opt                ServeOptions
+	push               *pusher // nil where nothing is pushed
 }
 
 func newRawFS(t *Tree, opt ServeOptions) *rawFS {
@@ -144,6 +145,9 @@ func (r *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 	if err != nil {
 		return nil, status(err)
 	}
+	if r.push != nil {
+		r.push.read(uint32(in.NodeId-1), &n, in.Offset, int(in.Size))
+	}
 	return readResult(got), fuse.OK
 }
 
@@ -209,6 +213,9 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	}
 	// The kernel ignores the attributes of the dots: node id 0 says there are none.
 	i, ok := r.dots(in, &self, func(e fuse.DirEntry) bool { return out.AddDirLookupEntry(e) != nil })
+	if r.push != nil && ok && i > 0 && i == uint64(list.len()) {
+		r.push.listed(uint32(in.NodeId - 1))
+	}
 	var d dirent
 	var n node
 	for ; ok && i < uint64(list.len()); i++ {
@@ -242,6 +249,10 @@ func (r *rawFS) StatFs(_ <-chan struct{}, _ *fuse.InHeader, out *fuse.StatfsOut)
 	return fuse.OK
 }
 
+// selinuxXattr is never there. ls(1) asks for it for every file, each time, unless
+// it is told once that a file system does not have it at all.
+const selinuxXattr = "security.selinux"
+
 // shown says which attributes of a layer the mount has: see Serve.
 func shown(name string) bool {
 	switch {
@@ -257,6 +268,9 @@ func (r *rawFS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest 
 	n, err := r.t.byIno(h.NodeId)
 	if err != nil {
 		return 0, status(err)
+	}
+	if name == selinuxXattr {
+		return 0, fuse.Status(unix.EOPNOTSUPP)
 	}
 	if n.xattr == 0 || !shown(name) {
 		return 0, fuse.ENOATTR

@@ -22,6 +22,7 @@ type refNode struct {
 	layer  int            // of a directory: the last that touched it
 	marks  map[string]int // of a directory: the layer that gave each name
 	via    int            // of the root: the last layer that went through a link
+	twice  int            // of the root: the last layer that gave a name twice
 	born   int            // of a directory
 	nlink  int
 	listed bool
@@ -159,8 +160,8 @@ func (root *refNode) apply(e ent, layer int) error {
 	}
 	old := at.kids[base]
 	isDir := strings.HasSuffix(e.name, "/")
-	if old != nil && at.fresh(base, layer) && (!isDir || !old.is(tar.TypeDir) || old.listed) {
-		return errConflict
+	if old != nil && at.fresh(base, layer) && !(isDir && old.is(tar.TypeDir)) {
+		root.twice = layer
 	}
 	if e.typ == tar.TypeLink {
 		d, b := path.Split(e.link)
@@ -269,7 +270,7 @@ func randomLayer(r *rand.Rand, below [][]ent) []ent {
 	for {
 		ents := anyLayer(r, below)
 		before, after := replay(below), replay(append(slices.Clone(below), ents))
-		if after.via <= len(below) || before.keptIn(after) {
+		if after.via <= len(below) || after.twice <= len(below) && before.keptIn(after) {
 			return ents
 		}
 	}
@@ -321,6 +322,7 @@ func anyLayer(r *rand.Rand, below [][]ent) (ents []ent) {
 			e.typ, e.link, e.mode = tar.TypeSymlink, []string{"", "/", "../", "./"}[r.IntN(4)]+name(), 0o777
 		case k == 8:
 			e.typ, e.link = tar.TypeLink, p
+			files = slices.DeleteFunc(files, func(f string) bool { return given[f] != 'f' })
 			if pick := slices.Concat(files, lower); len(pick) > 0 {
 				e.link = pick[r.IntN(len(pick))]
 			}
@@ -391,9 +393,17 @@ func fits(given map[string]byte, e ent) bool {
 			return false
 		}
 	}
-	// An explicit directory after entries below it is a different thing to an
-	// unpacker than to us where a lower link of that name is.
-	return given[p] == 0
+	// What comes after entries below it is a different thing to an unpacker than to
+	// us where a lower link of that name is: it has put the entries elsewhere.
+	if given[p] == 'i' {
+		return false
+	}
+	for d, k := range given {
+		if k == 'i' && strings.HasPrefix(d, p+"/") {
+			return false
+		}
+	}
+	return e.typ != tar.TypeLink || given[p] != 'd'
 }
 
 func note(given map[string]byte, e ent) {
@@ -406,10 +416,12 @@ func note(given map[string]byte, e ent) {
 	if strings.HasPrefix(path.Base(p), ".wh.") {
 		return
 	}
-	given[p] = 'f'
 	if p != e.name {
 		given[p] = 'd'
+		return
 	}
+	given[p] = 'f'
+	maps.DeleteFunc(given, func(d string, _ byte) bool { return strings.HasPrefix(d, p+"/") })
 }
 
 // files lists the paths of what is not a directory and was there before the layer.

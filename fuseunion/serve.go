@@ -51,11 +51,22 @@ const (
 // nor other security.* and trusted.* names, which nothing in a user namespace may
 // set, so that overlayfs could not copy such a file up.
 func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) error {
-	if opt.Readers <= 0 {
-		opt.Readers = max(2, runtime.NumCPU())
-	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	raw := newRawFS(tree, opt)
+	return serve(ctx, dev, newProtocol(raw, opt), opt, func(s *server) {
+		raw.push = newPusher(s.fd, tree, opt.Log)
+		raw.push.start()
+		s.quiesce = raw.push.stop
+	})
+}
+
+// serve runs the loops that read requests and have ps answer them. Before they
+// start, prepare is called.
+func serve(ctx context.Context, dev *os.File, ps *fuse.ProtocolServer, opt ServeOptions, prepare func(*server)) error {
+	if opt.Readers <= 0 {
+		opt.Readers = max(2, runtime.NumCPU())
 	}
 	fd, err := rawFD(dev)
 	if err != nil {
@@ -66,17 +77,20 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return fmt.Errorf("set fuse device blocking: %w", err)
 	}
-	s := &server{fd: fd, ps: newProtocol(tree, opt)}
+	s := &server{fd: fd, ps: ps, readers: int32(opt.Readers)}
+	s.active.Store(s.readers)
+	prepare(s)
 	stop := context.AfterFunc(ctx, s.interrupt)
 	defer stop()
-	errs := make([]error, opt.Readers)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() { errs[i] = s.loop() })
+	for range opt.Readers {
+		s.wg.Go(s.read)
 	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return err
+	s.wg.Wait()
+	if err := errors.Join(s.errs...); err != nil {
+		return err // what else writes may wait for an answer, until dev is closed
+	}
+	if s.quiesce != nil {
+		s.quiesce()
 	}
 	if s.stopped.Load() {
 		return context.Cause(ctx)
@@ -84,9 +98,10 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 	return nil
 }
 
-func newProtocol(tree *Tree, opt ServeOptions) *fuse.ProtocolServer {
+func newProtocol(raw *rawFS, opt ServeOptions) *fuse.ProtocolServer {
+	tree := raw.t
 	logger := slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn)
-	return fuse.NewProtocolServer(newRawFS(tree, opt), &fuse.MountOptions{
+	return fuse.NewProtocolServer(raw, &fuse.MountOptions{
 		Name:                     "urun",
 		MaxWrite:                 maxRequest,
 		MaxReadAhead:             maxRequest,
@@ -114,6 +129,42 @@ type server struct {
 	fd      int
 	ps      *fuse.ProtocolServer
 	stopped atomic.Bool
+	quiesce func() // ends what writes to the device besides the loops; may be nil
+
+	wg      sync.WaitGroup
+	readers int32
+	active  atomic.Int32 // loops that are not in a request that takes long
+	mu      sync.Mutex
+	errs    []error
+}
+
+// read is a goroutine with a loop.
+func (s *server) read() {
+	if err := s.loop(); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.errs = append(s.errs, err)
+	}
+}
+
+// enterSlow is called by a loop before something that may take long. Another loop
+// takes its place until the returned function is called, so that the requests of
+// others do not wait.
+func (s *server) enterSlow() (leave func()) {
+	if s.active.Add(-1) < s.readers {
+		s.active.Add(1)
+		s.wg.Go(s.read)
+	}
+	return func() { s.active.Add(1) }
+}
+
+// surplus tells a loop that there are enough others.
+func (s *server) surplus() bool {
+	if s.active.Add(-1) >= s.readers {
+		return true
+	}
+	s.active.Add(1)
+	return false
 }
 
 // loop reads and answers requests. Its buffers are its own, so that nothing is
@@ -156,12 +207,18 @@ func (s *server) loop() error {
 			}
 			return fmt.Errorf("write fuse device: %w", err)
 		}
+		if s.surplus() {
+			return nil
+		}
 	}
 }
 
 // interrupt ends the loops. A read that sleeps is restarted after a signal
 // (SA_RESTART) and then sees that the device is non-blocking.
 func (s *server) interrupt() {
+	if s.quiesce != nil {
+		s.quiesce() // while the loops answer
+	}
 	s.stopped.Store(true)
 	if err := unix.SetNonblock(s.fd, true); err != nil {
 		return // the device is closed, and with it the loops are ended

@@ -14,7 +14,7 @@ const (
 )
 
 // tarStream is what archive/tar reads from: it copies every byte that it reads to
-// data, counts what archive/tar took, and keeps the headers of the current entry.
+// data, takes the checksums of its chunks, counts what archive/tar took, and keeps the headers of the current entry.
 //
 // It implements io.Seeker, forward only, because archive/tar then skips the
 // content of files by Seek instead of copying it in 8 KiB pieces to nowhere.
@@ -26,13 +26,14 @@ type tarStream struct {
 	next int    // bytes up to here were taken
 	pos  int64  // taken in all
 	err  error  // of src or data; io.EOF at the end
+	sums *chunkSums
 
 	keep     []byte // what Read returned from keepFrom on
 	keepFrom int64
 }
 
 func newTarStream(src io.Reader, data io.Writer) *tarStream {
-	return &tarStream{src: src, data: data, buf: make([]byte, 0, streamBuffer)}
+	return &tarStream{src: src, data: data, buf: make([]byte, 0, streamBuffer), sums: newChunkSums()}
 }
 
 // fill reads until the buffer is full, so that data is written in large pieces.
@@ -54,6 +55,7 @@ func (s *tarStream) fill() error {
 	if n == 0 {
 		return io.EOF
 	}
+	s.sums.add(s.buf)
 	if _, err := s.data.Write(s.buf); err != nil {
 		s.err = fmt.Errorf("write layer data: %w", err)
 		return s.err

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -16,7 +16,7 @@ import (
 // be called from many goroutines at once, but not during or after Close.
 type Tree struct {
 	m    *mapped
-	data []*os.File
+	data []*content
 }
 
 // OpenTree maps a tree that MergeTree wrote and opens the data files of its layers,
@@ -38,23 +38,12 @@ func (t *Tree) openData(data []string) error {
 	if len(data) != int(t.m.hdr.layers) {
 		return fmt.Errorf("%w: made of %d layers, %d are given", ErrDamaged, t.m.hdr.layers, len(data))
 	}
-	for i, path := range data {
-		f, err := os.Open(path)
+	for i, file := range data {
+		c, err := openContent(t.m, uint32(i), file)
 		if err != nil {
 			return err
 		}
-		t.data = append(t.data, f)
-		fi, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		want, err := t.m.layerBytes(uint32(i))
-		if err != nil {
-			return err
-		}
-		if uint64(fi.Size()) != want {
-			return fmt.Errorf("%w: %s has %d bytes, want %d", ErrDamaged, path, fi.Size(), want)
-		}
+		t.data = append(t.data, c)
 	}
 	return nil
 }
@@ -62,11 +51,20 @@ func (t *Tree) openData(data []string) error {
 // Close unmaps the tree and closes the data files.
 func (t *Tree) Close() error {
 	err := t.m.close()
-	for _, f := range t.data {
-		err = errors.Join(err, f.Close())
+	for _, c := range t.data {
+		err = errors.Join(err, c.f.Close())
 	}
 	t.data = nil
 	return err
+}
+
+// OnDamage has fn called, by whatever goroutine reads, each time that content turns
+// out to be damaged, so that somebody can be told why a read failed. It is to be
+// called before the tree is used by others.
+func (t *Tree) OnDamage(fn func(*ContentError)) {
+	for _, c := range t.data {
+		c.onDamage = fn
+	}
 }
 
 // Verify checks every block of the tree against its checksum.
@@ -87,12 +85,18 @@ type Stat struct {
 	Rdev  uint64 // as unix.Mkdev
 	Size  int64
 	Mtime time.Time
+
+	Layer int   // the layer, counted from 0, that it, or the metadata of a directory, comes from
+	At    int64 // of a regular file that is not sparse: where in the layer's tar its content begins; else 0
 }
 
 func statOf(i uint32, n *node) Stat {
 	st := Stat{
 		Ino: uint64(i) + 1, Mode: n.mode, UID: n.uid, GID: n.gid, Nlink: n.nlink,
-		Size: int64(n.size), Mtime: time.Unix(n.mtime, int64(n.nsec)),
+		Size: int64(n.size), Mtime: time.Unix(n.mtime, int64(n.nsec)), Layer: int(n.layer),
+	}
+	if n.mode&unix.S_IFMT == unix.S_IFREG && n.flags&flagSparse == 0 {
+		st.At = int64(n.data)
 	}
 	if t := n.mode & unix.S_IFMT; t == unix.S_IFCHR || t == unix.S_IFBLK {
 		d := uint32(n.data)
@@ -207,7 +211,15 @@ func (t *Tree) Xattrs(ino uint64) (map[string]string, error) {
 
 // Walk calls fn for the root ("") and then for everything below it, directories
 // before their entries, these in order of their bytes, as long as fn returns nil.
-func (t *Tree) Walk(fn func(name string, st Stat) error) error {
+// After fs.SkipDir for a directory it leaves out what is in it.
+func (t *Tree) Walk(fn func(name string, st Stat) error) error { return t.WalkFrom("", fn) }
+
+// WalkFrom is Walk from a path on, of which a symbolic link at the end is not followed.
+func (t *Tree) WalkFrom(root string, fn func(name string, st Stat) error) error {
+	start, _, err := t.resolve(root, false)
+	if err != nil {
+		return &fs.PathError{Op: "walk", Path: root, Err: err}
+	}
 	// A tree that is damaged on purpose may have a directory twice; a sound one has
 	// no more entries than dirents.
 	left := int64(t.m.hdr.dirents)
@@ -217,10 +229,12 @@ func (t *Tree) Walk(fn func(name string, st Stat) error) error {
 		if err := t.m.node(i, &n); err != nil {
 			return err
 		}
-		if err := fn(name, statOf(i, &n)); err != nil {
+		switch err := fn(name, statOf(i, &n)); {
+		case err == fs.SkipDir && n.mode&unix.S_IFMT == unix.S_IFDIR:
+			return nil
+		case err != nil:
 			return err
-		}
-		if n.mode&unix.S_IFMT != unix.S_IFDIR {
+		case n.mode&unix.S_IFMT != unix.S_IFDIR:
 			return nil
 		}
 		list, err := t.m.dirents(&n)
@@ -246,17 +260,17 @@ func (t *Tree) Walk(fn func(name string, st Stat) error) error {
 		}
 		return nil
 	}
-	return walk("", 0, 0)
+	return walk(strings.Trim(path.Clean("/"+root), "/"), start, 0)
 }
 
 // resolve walks a path from the root, never above it.
-func (t *Tree) resolve(path string, follow bool) (i uint32, n node, err error) {
+func (t *Tree) resolve(name string, follow bool) (i uint32, n node, err error) {
 	if err := t.m.node(0, &n); err != nil {
 		return 0, n, err
 	}
-	for links := 0; path != ""; {
+	for links := 0; name != ""; {
 		var c string
-		c, path, _ = strings.Cut(path, "/")
+		c, name, _ = strings.Cut(name, "/")
 		if c == "" || c == "." {
 			continue
 		}
@@ -277,7 +291,7 @@ func (t *Tree) resolve(path string, follow bool) (i uint32, n node, err error) {
 		if err := t.m.node(i, &n); err != nil {
 			return 0, n, err
 		}
-		if n.mode&unix.S_IFMT != unix.S_IFLNK || path == "" && !follow {
+		if n.mode&unix.S_IFMT != unix.S_IFLNK || name == "" && !follow {
 			continue
 		}
 		target, err := t.readlink(&n)
@@ -293,7 +307,7 @@ func (t *Tree) resolve(path string, follow bool) (i uint32, n node, err error) {
 		if err := t.m.node(i, &n); err != nil {
 			return 0, n, err
 		}
-		if path = strings.TrimSuffix(target+"/"+path, "/"); path == "" {
+		if name = strings.TrimSuffix(target+"/"+name, "/"); name == "" {
 			break
 		}
 	}
@@ -371,9 +385,5 @@ func (t *Tree) pread(layer uint32, p []byte, base, off uint64) error {
 	if uint64(layer) >= uint64(len(t.data)) || base > most || off > most {
 		return errOutside
 	}
-	_, err := t.data[layer].ReadAt(p, int64(base+off))
-	if err == io.EOF {
-		return errOutside
-	}
-	return err
+	return t.data[layer].readAt(p, base+off)
 }

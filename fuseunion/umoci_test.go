@@ -49,7 +49,17 @@ func TestTreesEqualWhatUmociUnpacks(t *testing.T) {
 		{file("d/.wh.a", ""), hardlink("h3", "setuid"), file(".wh.gone", ""), dir("od"), file("od/y", ""), file("od/.wh..wh..opq", "")},
 		{file("l/through", "t"), {name: "d/", mode: 0o700, mtime: testTime.Add(1e9)}, file("deep", "now a file"), file("d/h", "replaced")},
 	})
-	seed := rand.Uint64()
+	// What other builders write, and every unpacker takes.
+	compareUmoci(t, handMade, [][]ent{
+		{dir("."), dir("lower"), file("lower/kept", "1"), dir("lower2"), file("lower2/x", "1"), dir("d"), dir("d/e"), file("d/e/f", "x")},
+		{
+			file("/abs", "1"), file("./dot", "2"), file("up/../side", "3"),
+			file("a", "1"), hardlink("a2", "a"), file("a", "2"), dir("b"), file("b/x", ""), file("b", "now a file"),
+			symlink("c", "a"), dir("c"), file("c/y", ""), file("lower", "a file"), dir("lower"), hardlink("h", "a2"), hardlink("h", "a"),
+			symlink("d/e2", "e"), file("d/e2/through", "t"), symlink("lower2", "d"), file("lower2/z", ""),
+		},
+	})
+	seed := testSeed(t)
 	for i := range uint64(8) {
 		r := rand.New(rand.NewPCG(seed, i))
 		var layers [][]ent
