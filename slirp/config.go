@@ -11,10 +11,14 @@ type PortMapping struct {
 	HostIP netip.Addr `json:"hostIP"`
 	// HostPort is the port on the host; 0 asks for a free one.
 	HostPort uint16 `json:"hostPort"`
+	// HostPortEnd, if it is not 0, asks for the first free one from HostPort to this.
+	HostPortEnd uint16 `json:"hostPortEnd,omitempty"`
 	// ContainerPort is the port inside.
 	ContainerPort uint16 `json:"containerPort"`
 	// Protocol is "tcp" or "udp"; empty means tcp.
 	Protocol string `json:"protocol"`
+	// OnlyIPv4: the container has no IPv6. Clients that have appear as the gateway.
+	OnlyIPv4 bool `json:"onlyIPv4,omitempty"`
 }
 
 // String gives the mapping as docker prints it: 0.0.0.0:8080->80/tcp.
@@ -66,6 +70,12 @@ type Config struct {
 	// Hosts are names that the forwarder answers itself, without a final dot, in lower case.
 	Hosts map[string][]netip.Addr `json:"hosts,omitempty"`
 
+	// Driver is DriverKernel, DriverNetstack, one that is a program of others (External), or empty for the best that there is. It
+	// concerns whoever sets the network up.
+	Driver string `json:"driver,omitempty"`
+	// Program is the path of the driver's program, if it is one.
+	Program string `json:"program,omitempty"`
+
 	// AllowHostLoopback makes the gateway addresses stand for the host's 127.0.0.1 and ::1, and
 	// host.containers.internal resolve to them.
 	AllowHostLoopback bool `json:"allowHostLoopback,omitempty"`
@@ -95,6 +105,9 @@ func (c Config) WithDefaults() (Config, error) {
 	if c.MTU < 1280 || c.MTU > 65535 {
 		return c, fmt.Errorf("mtu %d: outside 1280-65535", c.MTU)
 	}
+	if c.Driver != "" && c.Driver != DriverKernel && c.Driver != DriverNetstack && !External(c.Driver) {
+		return c, fmt.Errorf("driver %q: must be %s, %s, %s or %s", c.Driver, DriverKernel, DriverNetstack, DriverPasta, DriverSlirp4netns)
+	}
 	if c.ResolvConf == "" {
 		c.ResolvConf = "/etc/resolv.conf"
 	}
@@ -118,6 +131,9 @@ func (c Config) WithDefaults() (Config, error) {
 	for _, p := range c.Ports {
 		if p.ContainerPort == 0 {
 			return c, fmt.Errorf("published port %s: no container port", p)
+		}
+		if p.HostPortEnd != 0 && p.HostPortEnd < p.HostPort {
+			return c, fmt.Errorf("published port %s: the range ends at %d", p, p.HostPortEnd)
 		}
 		if proto := p.protocol(); proto != "tcp" && proto != "udp" {
 			return c, fmt.Errorf("published port %s: unknown protocol %q", p, proto)

@@ -52,7 +52,7 @@ func configure(cfg Config, path string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, tun.Close())
 	}
-	ipv6 := !cfg.NoIPv6 && haveIPv6()
+	ipv6 := !cfg.NoIPv6 && HaveIPv6()
 	var b batch
 	b.linkUp("lo", loIndex, 0)
 	if ipv6 {
@@ -72,9 +72,9 @@ func configure(cfg Config, path string) (*os.File, error) {
 	return tun, nil
 }
 
-// haveIPv6 tells whether the kernel has IPv6 (it may be booted with ipv6.disable=1; then addresses are
+// HaveIPv6 tells whether the kernel has IPv6 (it may be booted with ipv6.disable=1; then addresses are
 // refused with EOPNOTSUPP).
-func haveIPv6() bool {
+func HaveIPv6() bool {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return false

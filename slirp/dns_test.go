@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -195,8 +193,10 @@ func TestDNSTruncation(t *testing.T) {
 		}
 		return r
 	}
-	if r := ask("udp", 0); !r.Truncated || len(r.Answer) != 0 {
-		t.Errorf("without EDNS: truncated %v, %d answers", r.Truncated, len(r.Answer))
+	r := ask("udp", 0)
+	r.Compress = true // as it came
+	if !r.Truncated || len(r.Answer) == 0 || r.Len() > 512 {
+		t.Errorf("without EDNS: truncated %v, %d answers, %d bytes: want what fits", r.Truncated, len(r.Answer), r.Len())
 	}
 	if r := ask("udp", 4096); r.Truncated || len(r.Answer) != 100 {
 		t.Errorf("with room for 4096 bytes: truncated %v, %d answers", r.Truncated, len(r.Answer))
@@ -239,36 +239,6 @@ func TestForgedAnswersAreIgnored(t *testing.T) {
 	}
 }
 
-func TestResolvConfIsReadAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "resolv.conf")
-	write := func(s string) {
-		t.Helper()
-		if err := os.WriteFile(path+".new", []byte(s), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(path+".new", path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	write("# comment\nsearch a b\nnameserver 127.0.0.53\nnameserver fe80::1%lo\noptions edns0\n")
-	r := &resolvers{path: path}
-	if got := fmt.Sprint(r.list()); got != "[127.0.0.53:53 [fe80::1%lo]:53]" {
-		t.Errorf("got %s", got)
-	}
-	write("nameserver 192.0.2.53\n")
-	waitFor(t, "the new resolver", func() bool { return fmt.Sprint(r.list()) == "[192.0.2.53:53]" })
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	r.checked = time.Time{}
-	if got := fmt.Sprint(r.list()); got != "[192.0.2.53:53]" {
-		t.Errorf("without the file: %s", got)
-	}
-	if got := fmt.Sprint((&resolvers{path: path}).list()); got != "[127.0.0.1:53]" {
-		t.Errorf("with no file at all: %s", got)
-	}
-}
-
 func TestQueriesAreBounded(t *testing.T) {
 	var most, now atomic.Int64
 	up := dnsServer(t, func(w dns.ResponseWriter, r *dns.Msg) {
@@ -300,23 +270,4 @@ func TestQueriesAreBounded(t *testing.T) {
 	if most.Load() != 8 {
 		t.Errorf("%d queries at once, want 8", most.Load())
 	}
-}
-
-func FuzzParseQuestion(f *testing.F) {
-	b, err := queryA("www.example.org.").Pack()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		q, end, ok := parseQuestion(b)
-		if ok && (end < 17 || end > len(b) || len(q.name) > 255) {
-			t.Errorf("end %d of %d, name of %d", end, len(b), len(q.name))
-		}
-		if len(b) >= 12 {
-			refusal(b[:12], dns.RcodeFormatError)
-			udpSize(b)
-		}
-		replyControl(b)
-	})
 }

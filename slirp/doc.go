@@ -1,5 +1,18 @@
-// Package slirp is the network of a container that needs no privilege: a TCP/IP stack in a process of the host's
-// network namespace (gVisor's netstack), joined to the container by a TUN device.
+// Package slirp is the network of a container that needs no privilege: a process in the host's network namespace, joined to the
+// container by a TUN device, that makes the container's connections its own.
+//
+// # Two drivers
+//
+// What they differ in is the container's outgoing TCP. All else, UDP, ICMP echo, DNS, published ports, is the same in both.
+//
+//   - DriverKernel: connections end at listeners in the container's own network namespace, to which nftables rules there redirect
+//     them, and the helper splices kernel socket to kernel socket. No TCP is spoken in user mode. See kernelTCP.
+//   - DriverNetstack: gVisor's TCP/IP stack, on the TUN. It needs nothing but /dev/net/tun.
+//
+// Two more are programs of others, pasta and slirp4netns, which this package only knows how to find and to call (external.go).
+//
+// PrepareKernel sets the first up, or fails where the kernel lacks what it takes; then there is the second. A running helper changes
+// to the second by itself when the rules are taken away.
 //
 // # Two processes
 //
@@ -9,6 +22,9 @@
 //	      +------------- TUN fd ------------> Attach: stack on the TUN
 //	                                               Lockdown: nothing more is needed
 //	                                               Serve: packets, until the end
+//
+// PrepareKernel, whenever whoever holds CAP_NET_ADMIN over the namespace finds the time, adds what DriverKernel needs: its
+// files go to the helper too (UseKernel).
 //
 // Configure runs in the container's init, on a locked OS thread with CAP_NET_ADMIN over its network namespace.
 // It does everything in one netlink message and waits for nothing. New (or Listen and Attach) and Serve run in
@@ -32,8 +48,9 @@
 //     are other addresses of the TUN's own prefix. Groups are dropped.
 //   - Everything else, the host's own addresses included, is reached as from a process of the user on the host.
 //
-// TCP goes through netstack. The SYN waits until the host side is connected, so refused is a reset and
-// unreachable is an ICMP message inside, as outside. Each flow is two goroutines that move bytes between the two
+// TCP: the SYN waits until the host side is connected, so refused is a reset and
+// unreachable is an ICMP message inside, as outside. With DriverKernel the SYN then goes back into the TUN and is redirected;
+// the two sockets belong to one of a few event loops. With DriverNetstack it goes to the stack; each flow is two goroutines that move bytes between the two
 // sockets, without a buffer of their own while they wait. Memory is bounded by the two sockets' buffers; a slow
 // reader on one side closes the window of the other. FIN and RST are passed on as what they are.
 //
@@ -49,6 +66,10 @@
 // address, so that servers inside see who calls. A client that the container could not answer at its own address (one
 // on the host's loopback, a link-local one, one in the TUN's prefix) appears as the gateway. The same goes for
 // datagrams, whose answers leave from the address that the client had sent to.
+//
+// With DriverKernel the connection into the container is that of a kernel socket which binds the client's address (IP_TRANSPARENT);
+// whoever called PrepareKernel makes such sockets on request, some at a time, on a SOCK_SEQPACKET pair (kpool.go). Their packets
+// carry a mark, by which they and the answers stay on loopback.
 //
 // # Segmentation offload
 //

@@ -53,14 +53,20 @@ func chatter(packet []byte) bool {
 // Replay hands the network frames that AwaitTraffic returned: they come before what Serve reads. It must be called before Serve.
 func (n *Network) Replay(frames ...[]byte) { n.link.replayed = append(n.link.replayed, frames...) }
 
+func (l *link) replayAll(r *packetReader) {
+	for _, frame := range l.replayed {
+		l.replay(r, frame)
+	}
+	l.replayed = nil
+}
+
 // replay delivers a frame as if it had just been read.
 func (l *link) replay(r *packetReader, frame []byte) {
 	if len(frame) <= vnetHdrLen || len(frame) > vnetHdrLen+headSize+tailSize {
 		return
 	}
-	var hdr [vnetHdrLen]byte
-	r.iovecs(&hdr) // makes the buffers
-	rest := frame[vnetHdrLen:]
+	r.iovecs() // makes the buffers
+	rest := frame[copy(r.vnet[:], frame):]
 	copy(r.tail.AsSlice(), rest[copy(r.head.AsSlice(), rest):])
 	l.receive(r, len(rest))
 }

@@ -67,7 +67,8 @@ func inside() error {
 	const ctl = 3
 	var tun *os.File
 	var err error
-	if len(os.Args) > 3 { // somebody else makes the network: send any descriptor
+	bare := len(os.Args) > 3 && os.Args[3] == "bare"
+	if bare { // somebody else makes the network: send any descriptor
 		tun, err = os.Open("/dev/null")
 	} else {
 		tun, err = Configure(cfg)
@@ -75,7 +76,19 @@ func inside() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Sendmsg(ctl, []byte{0}, unix.UnixRights(int(tun.Fd())), nil, 0); err != nil {
+	fds := []int{int(tun.Fd())}
+	if !bare {
+		r, err := prepareOnThread(cfg, tun, len(os.Args) == 3)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "inside: no driver kernel:", err)
+		} else {
+			for _, f := range r.Files {
+				fds = append(fds, int(f.Fd()))
+			}
+			defer r.Close()
+		}
+	}
+	if err := unix.Sendmsg(ctl, []byte{0}, unix.UnixRights(fds...), nil, 0); err != nil {
 		return err
 	}
 	if err := tun.Close(); err != nil {
@@ -120,11 +133,12 @@ func inside() error {
 
 // space is a network namespace with a stack on its TUN.
 type space struct {
-	t   testing.TB
-	cmd *exec.Cmd
-	tun *os.File
-	net *Network
-	cfg Config
+	t        testing.TB
+	cmd      *exec.Cmd
+	tun      *os.File
+	redirect *Redirect // nil where the machine has no nftables
+	net      *Network
+	cfg      Config
 
 	mu  sync.Mutex
 	ctl int
@@ -160,14 +174,20 @@ func startSpace(t testing.TB, cfg Config, bare ...string) *space {
 		unix.Close(s.ctl)
 		s.cmd.Wait()
 	})
-	fd, err := s.receive()
+	fds, err := s.receiveAll()
 	if err != nil {
 		if _, serr := os.Stat("/dev/net/tun"); serr != nil {
 			t.Skipf("no /dev/net/tun: %v", serr)
 		}
 		t.Fatalf("receive tun: %v", err)
 	}
-	s.tun = os.NewFile(uintptr(fd), "tun")
+	s.tun = os.NewFile(uintptr(fds[0]), "tun")
+	if len(fds) > 1 {
+		s.redirect = &Redirect{}
+		for _, fd := range fds[1:] {
+			s.redirect.Files = append(s.redirect.Files, os.NewFile(uintptr(fd), "redirect"))
+		}
+	}
 	if s.cfg, err = cfg.WithDefaults(); err != nil {
 		t.Fatal(err)
 	}
@@ -177,13 +197,37 @@ func startSpace(t testing.TB, cfg Config, bare ...string) *space {
 // newSpace makes a namespace with a stack that serves it.
 func newSpace(t testing.TB, cfg Config) *space {
 	t.Helper()
+	return newDriverSpace(t, cfg, DriverNetstack)
+}
+
+// newDriverSpace is newSpace with one of the drivers.
+func newDriverSpace(t testing.TB, cfg Config, driver string) *space {
+	t.Helper()
 	s := startSpace(t, cfg)
 	n, err := New(cfg, s.tun, testLog(t))
 	if err != nil {
 		t.Fatal(err)
 	}
+	if driver == DriverKernel {
+		if s.redirect == nil {
+			t.Skip("no nftables with NAT for this user")
+		}
+		if err := n.UseKernel(s.redirect); err != nil {
+			t.Fatal(err)
+		}
+	} else if s.redirect != nil {
+		s.redirect.Close()
+	}
 	s.serve(n)
 	return s
+}
+
+// eachDriver runs a test on every driver that carries TCP in this process.
+func eachDriver(t *testing.T, cfg Config, test func(*testing.T, *space)) {
+	t.Helper()
+	for _, driver := range []string{DriverKernel, DriverNetstack} {
+		t.Run(driver, func(t *testing.T) { test(t, newDriverSpace(t, cfg, driver)) })
+	}
 }
 
 func (s *space) serve(n *Network) {
@@ -213,24 +257,28 @@ func testLog(t testing.TB) *slog.Logger {
 }
 
 func (s *space) receive() (int, error) {
-	buf, oob := make([]byte, 256), make([]byte, unix.CmsgSpace(4))
+	fds, err := s.receiveAll()
+	if err != nil {
+		return -1, err
+	}
+	return fds[0], nil
+}
+
+func (s *space) receiveAll() ([]int, error) {
+	buf, oob := make([]byte, 256), make([]byte, unix.CmsgSpace(8*4))
 	for {
 		n, oobn, _, _, err := unix.Recvmsg(s.ctl, buf, oob, unix.MSG_CMSG_CLOEXEC)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return -1, err
+			return nil, err
 		}
 		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 		if err != nil || len(msgs) == 0 {
-			return -1, fmt.Errorf("no descriptor: %q", buf[:n])
+			return nil, fmt.Errorf("no descriptor: %q", buf[:n])
 		}
-		fds, err := unix.ParseUnixRights(&msgs[0])
-		if err != nil {
-			return -1, err
-		}
-		return fds[0], nil
+		return unix.ParseUnixRights(&msgs[0])
 	}
 }
 

@@ -32,8 +32,8 @@ type link struct {
 	file *os.File
 	raw  syscall.RawConn
 	mtu  uint32
-	// inspect sees each packet from the container first, with its first bytes; true means that it is done with.
-	inspect func(head []byte, total int) bool
+	// inspect sees each packet from the container first, with its vnet header and first bytes; true means that it is done with.
+	inspect func(vnet, head []byte, total int) bool
 
 	replayed [][]byte // frames to be taken before those of the device
 
@@ -219,38 +219,43 @@ func iovec(b []byte) unix.Iovec {
 
 // readLoop reads packets until the device is gone (EBADFD) or the file is closed; then it returns nil.
 func (l *link) readLoop() error {
-	var hdr [vnetHdrLen]byte
 	var r packetReader
 	defer r.release()
-	for _, frame := range l.replayed {
-		l.replay(&r, frame)
-	}
-	l.replayed = nil
+	l.replayAll(&r)
 	for {
-		var n int
-		var errno syscall.Errno
+		var readErr error
 		err := l.raw.Read(func(fd uintptr) bool {
-			iov := r.iovecs(&hdr)
-			rn, _, e := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-			n, errno = int(rn), e
-			return e != unix.EAGAIN
+			readErr = l.readPacket(&r, fd)
+			return readErr != unix.EAGAIN
 		})
 		switch {
 		case errors.Is(err, os.ErrClosed):
 			return nil
 		case err != nil:
 			return fmt.Errorf("wait for tun: %w", err)
-		case errno == unix.EINTR:
-			continue
-		case errno == unix.EBADFD || errno == 0 && n == 0:
-			return io.EOF
-		case errno != 0:
-			return fmt.Errorf("read tun: %w", errno)
-		case n <= vnetHdrLen:
-			continue
+		case readErr != nil:
+			return readErr
 		}
-		l.receive(&r, n-vnetHdrLen)
 	}
+}
+
+// readPacket reads and handles one packet. The error is EAGAIN if there is none, io.EOF if the device is gone.
+func (l *link) readPacket(r *packetReader, fd uintptr) error {
+	iov := r.iovecs()
+	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+	switch {
+	case errno == unix.EINTR:
+		return nil
+	case errno == unix.EAGAIN:
+		return errno
+	case errno == unix.EBADFD || errno == 0 && n == 0:
+		return io.EOF
+	case errno != 0:
+		return fmt.Errorf("read tun: %w", errno)
+	case n > vnetHdrLen:
+		l.receive(r, int(n)-vnetHdrLen)
+	}
+	return nil
 }
 
 func (l *link) receive(r *packetReader, n int) {
@@ -259,7 +264,7 @@ func (l *link) receive(r *packetReader, n int) {
 	if n > headSize && needsWhole(head) {
 		whole = append(append(make([]byte, 0, n), head...), r.tail.AsSlice()[:n-headSize]...)
 	}
-	if l.inspect(whole, n) {
+	if l.inspect(r.vnet[:], whole, n) {
 		return
 	}
 	d := l.dispatch()
@@ -287,19 +292,20 @@ func needsWhole(head []byte) bool {
 
 // packetReader holds the buffers of the next packet: head, which the packet takes with it, and tail.
 type packetReader struct {
+	vnet [vnetHdrLen]byte
 	head *buffer.View
 	tail *buffer.View
 	iov  [3]unix.Iovec
 }
 
-func (r *packetReader) iovecs(hdr *[vnetHdrLen]byte) *[3]unix.Iovec {
+func (r *packetReader) iovecs() *[3]unix.Iovec {
 	if r.head == nil {
 		r.head = buffer.NewViewSize(headSize)
 	}
 	if r.tail == nil {
 		r.tail = buffer.NewViewSize(tailSize)
 	}
-	r.iov = [3]unix.Iovec{iovec(hdr[:]), iovec(r.head.AsSlice()), iovec(r.tail.AsSlice())}
+	r.iov = [3]unix.Iovec{iovec(r.vnet[:]), iovec(r.head.AsSlice()), iovec(r.tail.AsSlice())}
 	return &r.iov
 }
 

@@ -69,7 +69,12 @@ func denyWrites() error {
 		attr.Handled_access_fs |= unix.LANDLOCK_ACCESS_FS_TRUNCATE
 	}
 	// The first member of the structure is the whole of it in version 1, and every kernel takes it.
-	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr.Handled_access_fs), 0)
+	size := unsafe.Sizeof(attr.Handled_access_fs)
+	if version >= 6 {
+		// Not LANDLOCK_SCOPE_SIGNAL: the runtime's threads, each in a domain of its own, signal each other.
+		attr.Scoped, size = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET, unsafe.Sizeof(attr)
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), size, 0)
 	if errno != 0 {
 		return fmt.Errorf("make landlock ruleset: %w", errno)
 	}
@@ -109,8 +114,11 @@ func denyCalls() error {
 }
 
 // filter is the classic BPF program: load the architecture, then the number, compare, return.
+//
+// Sockets can be made of IPv4 and IPv6 only: those of the user's other services (AF_UNIX: D-Bus, container engines, displays) and
+// the kernel's own (AF_NETLINK, AF_PACKET) are out of reach.
 func filter(calls []uint32) []unix.SockFilter {
-	const nrOffset, archOffset = 0, 4 // of struct seccomp_data
+	const nrOffset, archOffset, arg0Offset = 0, 4, 16 // of struct seccomp_data; all machines here have the low half first
 	load := func(off uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: off}
 	}
@@ -126,9 +134,20 @@ func filter(calls []uint32) []unix.SockFilter {
 		prog = append(prog, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: x32Bit, Jf: 1},
 			ret(unix.SECCOMP_RET_KILL_PROCESS))
 	}
-	for i, nr := range calls {
-		// A match jumps over the rest and the allowing return.
-		prog = append(prog, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jt: uint8(len(calls) - i)})
+	equal := func(k uint32, yes, no uint8) unix.SockFilter {
+		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: k, Jt: yes, Jf: no}
 	}
-	return append(prog, ret(unix.SECCOMP_RET_ALLOW), ret(unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)))
+	const after = 5 // instructions between the list and the denial
+	for i, nr := range calls {
+		prog = append(prog, equal(nr, uint8(len(calls)-i-1+after), 0))
+	}
+	return append(
+		prog,
+		equal(unix.SYS_SOCKET, 0, 3),
+		load(arg0Offset),
+		equal(unix.AF_INET, 1, 0),
+		equal(unix.AF_INET6, 0, 1),
+		ret(unix.SECCOMP_RET_ALLOW),
+		ret(unix.SECCOMP_RET_ERRNO|uint32(unix.EPERM)),
+	)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,12 +20,26 @@ const (
 	helperArg = "__helper"
 )
 
+var helperConfig = Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}}
+
 // helper serves the TUN that it inherits as a locked down process of its own, as in life.
 func helper() error {
-	cfg := Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}}
-	n, err := New(cfg, os.NewFile(3, "tun"), nil)
+	n, err := New(helperConfig, os.NewFile(3, "tun"), nil)
 	if err != nil {
 		return err
+	}
+	if len(os.Args) > 2 {
+		files, err := strconv.Atoi(os.Args[2])
+		if err != nil {
+			return err
+		}
+		r := &Redirect{}
+		for i := range files {
+			r.Files = append(r.Files, os.NewFile(uintptr(4+i), "redirect"))
+		}
+		if err := n.UseKernel(r); err != nil {
+			return err
+		}
 	}
 	if err := Lockdown(); err != nil {
 		return err
@@ -33,10 +48,18 @@ func helper() error {
 	return n.Serve(context.Background())
 }
 
-func TestServeAfterLockdown(t *testing.T) {
-	s := startSpace(t, Config{})
+// startHelper starts a helper of its own process for s, and returns it with the port that it publishes.
+func (s *space) startHelper(t *testing.T, driver string) (*exec.Cmd, int) {
+	t.Helper()
 	cmd := exec.Command("/proc/self/exe", helperArg)
 	cmd.ExtraFiles = []*os.File{s.tun}
+	if driver == DriverKernel {
+		if s.redirect == nil {
+			t.Skip("no nftables with NAT for this user")
+		}
+		cmd.Args = append(cmd.Args, strconv.Itoa(len(s.redirect.Files)))
+		cmd.ExtraFiles = append(cmd.ExtraFiles, s.redirect.Files...)
+	}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()
@@ -46,7 +69,6 @@ func TestServeAfterLockdown(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.tun.Close()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()
@@ -55,6 +77,18 @@ func TestServeAfterLockdown(t *testing.T) {
 	if _, err := fmt.Fscan(out, &published); err != nil {
 		t.Skipf("the helper does not start (built with cgo?): %v", err)
 	}
+	return cmd, published
+}
+
+func TestServeAfterLockdown(t *testing.T) {
+	for _, driver := range []string{DriverKernel, DriverNetstack} {
+		t.Run(driver, func(t *testing.T) { serveAfterLockdown(t, driver) })
+	}
+}
+
+func serveAfterLockdown(t *testing.T, driver string) {
+	s := startSpace(t, helperConfig)
+	_, published := s.startHelper(t, driver)
 	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP)))
 	if err != nil {
 		t.Fatal(err)
@@ -104,6 +138,11 @@ func locked() int {
 	}
 	if err := unix.Unshare(unix.CLONE_NEWUSER); err != unix.EPERM {
 		complain("unshare: %v", err)
+	}
+	for _, domain := range []int{unix.AF_UNIX, unix.AF_NETLINK, unix.AF_PACKET} {
+		if fd, err := unix.Socket(domain, unix.SOCK_RAW, 0); err != unix.EPERM {
+			complain("socket of family %d: %d, %v", domain, fd, err)
+		}
 	}
 	if l, err := net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		complain("listen: %v", err)

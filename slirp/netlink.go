@@ -88,6 +88,14 @@ func (b *batch) noLinkLocal(name string, index int32) {
 		attr(unix.IFLA_AF_SPEC, attr(unix.AF_INET6, mode)))
 }
 
+// acceptLocal makes the kernel take packets from an interface whose source is an address of its own (ip-sysctl,
+// accept_local).
+func (b *batch) acceptLocal(name string, index int32) {
+	const inetConf, devconfAcceptLocal = 1, 23 // IFLA_INET_CONF, IPV4_DEVCONF_ACCEPT_LOCAL
+	b.request("accept local sources on "+name, unix.RTM_NEWLINK, 0, ifinfo(index, 0, 0),
+		attr(unix.IFLA_AF_SPEC, attr(unix.AF_INET, attr(inetConf, attrU32(devconfAcceptLocal, 1)))))
+}
+
 func (b *batch) address(name string, index int32, p netip.Prefix) {
 	body := make([]byte, unix.SizeofIfAddrmsg)
 	body[0] = rtFamily(p.Addr())
@@ -104,14 +112,34 @@ func (b *batch) address(name string, index int32, p netip.Prefix) {
 // that back to the TUN. A route of our own, of another metric, is there at once.
 func (b *batch) localRoute(name string, index int32, a netip.Addr) {
 	body := make([]byte, unix.SizeofRtMsg)
-	body[0] = unix.AF_INET6
-	body[1] = 128
+	body[0] = rtFamily(a)
+	body[1] = byte(a.BitLen())
 	body[4] = unix.RT_TABLE_LOCAL
 	body[5] = unix.RTPROT_BOOT
 	body[6] = unix.RT_SCOPE_HOST
 	body[7] = unix.RTN_LOCAL
 	b.request(fmt.Sprintf("add local route %s to %s", a, name), unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body,
 		attr(unix.RTA_DST, a.AsSlice()), attrU32(unix.RTA_OIF, uint32(index)), attrU32(unix.RTA_PRIORITY, 1024))
+}
+
+// markRule sends packets with a mark to a routing table.
+func (b *batch) markRule(family byte, mark, table uint32) {
+	const frActToTable = 1                 // FR_ACT_TO_TBL of linux/fib_rules.h
+	body := make([]byte, unix.SizeofRtMsg) // struct fib_rule_hdr is laid out like it
+	body[0], body[7] = family, frActToTable
+	b.request("add rule for marked packets", unix.RTM_NEWRULE, unix.NLM_F_CREATE, body,
+		attrU32(unix.FRA_FWMARK, mark), attrU32(unix.FRA_TABLE, table), attrU32(unix.FRA_PRIORITY, 100))
+}
+
+// localDefault makes every address the machine's own in a routing table.
+func (b *batch) localDefault(family byte, index int32, table uint32) {
+	body := make([]byte, unix.SizeofRtMsg)
+	body[0] = family
+	body[5] = unix.RTPROT_BOOT
+	body[6] = unix.RT_SCOPE_HOST
+	body[7] = unix.RTN_LOCAL
+	b.request("add local default route", unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, body,
+		attrU32(unix.RTA_OIF, uint32(index)), attrU32(unix.RTA_TABLE, table))
 }
 
 func (b *batch) defaultRoute(name string, index int32, gw netip.Addr) {

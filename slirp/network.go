@@ -38,6 +38,10 @@ type Network struct {
 	echo *echoFlows
 	dns  *forwarder
 
+	kernel     *kernelTCP // nil: all TCP is the stack's
+	onFallback func(driver, reason string)
+	published  published
+
 	gathers *bytePool // for flows to the host
 
 	// ctx ends when Serve does; everything that was started waits for it, and Serve waits for flows.
@@ -98,27 +102,39 @@ func (n *Network) Ports() []PortMapping { return n.ports.Ports() }
 func (n *Network) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, n.cancel)
 	defer stop()
+	n.ports.serve(n)
+	n.flows.Go(func() { n.udp.sweep(n.ctx) })
+	n.flows.Go(func() { n.link.synLoop(n.ctx.Done()) })
+	err := n.readTUN()
+	n.cancel()
+	err = errors.Join(err, n.ports.Close(), n.published.close())
+	n.stack.Close()
+	n.udp.close()
+	n.echo.close()
+	n.dns.close()
+	n.flows.Wait()
+	if n.kernel != nil {
+		err = errors.Join(err, n.kernel.close())
+	}
+	n.stack.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// readTUN reads packets until ctx ends or the TUN is gone, and closes it.
+func (n *Network) readTUN() error {
+	if n.kernel != nil {
+		return errors.Join(n.kernel.serve(), n.link.file.Close())
+	}
 	closed := context.AfterFunc(n.ctx, func() {
 		if err := n.link.file.Close(); err != nil {
 			n.log.Debug("close tun", "err", err)
 		}
 	})
 	defer closed()
-	n.ports.serve(n)
-	n.flows.Go(func() { n.udp.sweep(n.ctx) })
-	n.flows.Go(func() { n.link.synLoop(n.ctx.Done()) })
-	err := n.link.readLoop()
-	n.cancel()
-	err = errors.Join(err, n.ports.Close())
-	n.stack.Close()
-	n.udp.close()
-	n.echo.close()
-	n.flows.Wait()
-	n.stack.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return n.link.readLoop()
 }
 
 func newStack(cfg Config, lk *link) (*stack.Stack, error) {
@@ -180,7 +196,7 @@ func tcpOptions() []tcpip.SettableTransportProtocolOption {
 
 // inspect is the first to see a packet from the container: it enforces the policy, and takes out datagrams
 // and echo requests that need nothing of the stack.
-func (n *Network) inspect(head []byte, total int) bool {
+func (n *Network) inspect(vnet, head []byte, total int) bool {
 	pkt, err := parseIP(head, total)
 	if err != nil {
 		return true
@@ -202,6 +218,8 @@ func (n *Network) inspect(head []byte, total int) bool {
 		return true
 	case protoICMP, protoICMPv6:
 		return v == forward && n.echo.request(pkt)
+	case protoTCP:
+		return n.kernel != nil && total == len(head) && n.kernel.syn(pkt, vnet, head)
 	}
 	return false
 }

@@ -16,6 +16,9 @@ const (
 	ipv6HdrLen = 40
 	udpHdrLen  = 8
 	icmpHdrLen = 8
+	tcpHdrLen  = 20
+
+	tcpFIN, tcpSYN, tcpRST, tcpACK = 1, 2, 4, 16
 )
 
 var (
@@ -171,6 +174,22 @@ func putICMP(src, dst netip.Addr, typ, code uint8, rest [4]byte, body []byte) []
 	copy(icmp[4:], rest[:])
 	copy(icmp[icmpHdrLen:], body)
 	binary.BigEndian.PutUint16(icmp[2:], ^fold(sum(acc, icmp)))
+	return frame
+}
+
+// putReset builds the segment that refuses the SYN which syn, a TCP header, begins: RST and ACK, as RFC 9293 wants it in
+// the state CLOSED.
+func putReset(src, dst netip.AddrPort, syn []byte, payload int) []byte {
+	ip := ipHdrLen(src.Addr())
+	frame := make([]byte, vnetHdrLen+ip+tcpHdrLen)
+	putIP(frame[vnetHdrLen:], src.Addr(), dst.Addr(), protoTCP, tcpHdrLen)
+	tcp := frame[vnetHdrLen+ip:]
+	binary.BigEndian.PutUint16(tcp[0:], src.Port())
+	binary.BigEndian.PutUint16(tcp[2:], dst.Port())
+	binary.BigEndian.PutUint32(tcp[8:], binary.BigEndian.Uint32(syn[4:])+1+uint32(payload))
+	tcp[12] = tcpHdrLen / 4 << 4
+	tcp[13] = tcpRST | tcpACK
+	binary.BigEndian.PutUint16(tcp[16:], ^fold(sum(pseudoSum(src.Addr(), dst.Addr(), protoTCP, tcpHdrLen), tcp)))
 	return frame
 }
 

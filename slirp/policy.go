@@ -100,10 +100,11 @@ func (p *policy) target(dst netip.Addr) (_ netip.Addr, ok bool) {
 
 // inside gives the container's address and the source address under which a client of a published port
 // appears inside. A client's own address is kept. The container's kernel would drop a loopback or
-// link-local source as a martian, and answer its own address by itself: those appear as the gateway.
-func (p *policy) inside(client netip.Addr) (container, source netip.Addr) {
+// link-local source as a martian, and answer its own address by itself: those appear as the gateway. only4 says that
+// the container has no IPv6.
+func (p *policy) inside(client netip.Addr, only4 bool) (container, source netip.Addr) {
 	client = client.Unmap().WithZone("")
-	if client.Is4() || !p.addr6.IsValid() {
+	if client.Is4() || only4 || !p.addr6.IsValid() {
 		if client.Is4() && reachable(client) && !p.net4.Contains(client) {
 			return p.addr4, client
 		}

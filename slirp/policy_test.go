@@ -90,7 +90,7 @@ func TestInside(t *testing.T) {
 		"::1":              "fd75:7275:6e00::2",
 		"fe80::1%eth0":     "fd75:7275:6e00::2",
 	} {
-		if _, got := p.inside(netip.MustParseAddr(client)); got.String() != want {
+		if _, got := p.inside(netip.MustParseAddr(client), false); got.String() != want {
 			t.Errorf("client %s appears as %s, want %s", client, got, want)
 		}
 	}
@@ -131,13 +131,13 @@ func TestHostLoopbackIsOutOfReach(t *testing.T) {
 	port := hostTCP(t, "tcp4", func(c *net.TCPConn) { t.Error("reached"); c.Close() })
 	for _, dst := range []string{"127.0.0.1", "0.0.0.0", "127.1.2.3"} {
 		frame := synFrame("10.0.2.100", dst, uint16(port))
-		if !s.net.inspect(frame, len(frame)) {
+		if !s.net.inspect(make([]byte, vnetHdrLen), frame, len(frame)) {
 			t.Errorf("a SYN to %s went on to the stack", dst)
 		}
 	}
 	for _, dst := range []string{"::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"} {
 		frame := synFrame("fd75:7275:6e00::100", dst, uint16(port))
-		if !s.net.inspect(frame, len(frame)) {
+		if !s.net.inspect(make([]byte, vnetHdrLen), frame, len(frame)) {
 			t.Errorf("a SYN to %s went on to the stack", dst)
 		}
 	}

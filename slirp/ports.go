@@ -22,8 +22,8 @@ type PortError struct {
 	Port PortMapping
 	Addr netip.AddrPort
 	Err  error
-	// Hint names the cure where there is one.
-	Hint string
+	// Cure says what helps, where something does.
+	Cure string
 }
 
 func (e *PortError) Error() string {
@@ -31,6 +31,9 @@ func (e *PortError) Error() string {
 }
 
 func (e *PortError) Unwrap() error { return e.Err }
+
+// Hint is Cure.
+func (e *PortError) Hint() string { return e.Cure }
 
 // Listeners are the published ports, bound before there is a container: that a port is taken should be
 // known before anything is started.
@@ -44,11 +47,13 @@ type Listeners struct {
 type tcpListener struct {
 	*net.TCPListener
 	containerPort uint16
+	only4         bool
 }
 
 type udpListener struct {
 	*net.UDPConn
 	containerPort uint16
+	only4         bool
 }
 
 // Listen binds the published ports. An error is a *PortError.
@@ -89,24 +94,30 @@ func (l *Listeners) Close() error {
 }
 
 // bind listens for one mapping, on one address or on the unspecified address of both families. A random port
-// must be free in both, so that some are tried.
+// must be free in both, so that some are tried; of a range the first that is free is taken.
 func (l *Listeners) bind(p PortMapping) (PortMapping, error) {
 	p.Protocol = p.protocol()
 	addrs := []netip.Addr{p.HostIP.Unmap()}
 	if !p.HostIP.IsValid() {
 		addrs = []netip.Addr{netip.IPv4Unspecified()}
-		if haveIPv6() {
+		if HaveIPv6() {
 			addrs = append(addrs, netip.IPv6Unspecified())
 		}
 	}
+	last := p.HostPortEnd
+	p.HostPortEnd = 0
 	const tries = 16
 	for try := 1; ; try++ {
 		port, err := l.bindAll(p, addrs)
-		if err == nil {
+		switch {
+		case err == nil:
 			p.HostPort = port
 			return p, nil
-		}
-		if p.HostPort != 0 || try == tries || !errors.Is(err, unix.EADDRINUSE) {
+		case !errors.Is(err, unix.EADDRINUSE):
+			return p, err
+		case p.HostPort != 0 && p.HostPort < last:
+			p.HostPort++
+		case p.HostPort != 0 || try == tries:
 			return p, err
 		}
 	}
@@ -142,7 +153,7 @@ func (l *Listeners) listen(p PortMapping, at netip.AddrPort, port *uint16) error
 		}
 		conn := c.(*net.UDPConn)
 		*port = uint16(conn.LocalAddr().(*net.UDPAddr).Port)
-		l.udp = append(l.udp, udpListener{conn, p.ContainerPort})
+		l.udp = append(l.udp, udpListener{conn, p.ContainerPort, p.OnlyIPv4})
 		return nil
 	}
 	c, err := lc.Listen(context.Background(), network, at.String())
@@ -151,7 +162,7 @@ func (l *Listeners) listen(p PortMapping, at netip.AddrPort, port *uint16) error
 	}
 	ln := c.(*net.TCPListener)
 	*port = uint16(ln.Addr().(*net.TCPAddr).Port)
-	l.tcp = append(l.tcp, tcpListener{ln, p.ContainerPort})
+	l.tcp = append(l.tcp, tcpListener{ln, p.ContainerPort, p.OnlyIPv4})
 	return nil
 }
 
@@ -187,12 +198,12 @@ func portError(p PortMapping, at netip.AddrPort, err error) error {
 		}
 		if n, perr := strconv.Atoi(start); perr == nil && int(at.Port()) < n {
 			pe.Err = fmt.Errorf("%w: ports below %d need the sysctl net.ipv4.ip_unprivileged_port_start=%d or lower", err, n, at.Port())
-			pe.Hint = fmt.Sprintf("sysctl -w net.ipv4.ip_unprivileged_port_start=%d, or publish a port from %d on", at.Port(), n)
+			pe.Cure = fmt.Sprintf("sysctl -w net.ipv4.ip_unprivileged_port_start=%d, or publish a port from %d on", at.Port(), n)
 		}
 	case errors.Is(err, unix.EADDRINUSE):
-		pe.Hint = "stop what listens there (ss -lnp shows it), or publish another port"
+		pe.Cure = "stop what listens there (ss -lnp shows it), or publish another port"
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		pe.Hint = "the host has no such address (ip addr shows them)"
+		pe.Cure = "the host has no such address (ip addr shows them)"
 	}
 	return pe
 }

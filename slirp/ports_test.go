@@ -15,10 +15,20 @@ import (
 )
 
 func TestPublishedTCP(t *testing.T) {
-	s := newSpace(t, Config{Ports: []PortMapping{{ContainerPort: 8080}}})
+	eachDriver(t, Config{Ports: []PortMapping{{ContainerPort: 8080}}}, testPublishedTCP)
+}
+
+func testPublishedTCP(t *testing.T, s *space) {
 	port := s.net.Ports()[0].HostPort
 	if port == 0 {
 		t.Fatal("no random port")
+	}
+	if k := s.net.kernel; k != nil {
+		waitFor(t, "sockets inside", func() bool {
+			k.pool.mu.Lock()
+			defer k.pool.mu.Unlock()
+			return len(k.pool.free['4']) > 0 && len(k.pool.free['6']) > 0
+		})
 	}
 	sources := make(chan string, 8)
 	for _, at := range []string{"0.0.0.0:8080", "[fd75:7275:6e00::100]:8080"} {
@@ -60,12 +70,18 @@ func TestPublishedTCP(t *testing.T) {
 			if got := <-sources; got != want {
 				t.Errorf("the server sees %s, want %s", got, want)
 			}
+			if s.net.kernel != nil && spliced(s.net) == 0 {
+				t.Error("the connection is not spliced")
+			}
 		})
 	}
 }
 
 func TestPublishedPortWithoutServerResets(t *testing.T) {
-	s := newSpace(t, Config{Ports: []PortMapping{{ContainerPort: 8080}}})
+	eachDriver(t, Config{Ports: []PortMapping{{ContainerPort: 8080}}}, testPublishedPortWithoutServerResets)
+}
+
+func testPublishedPortWithoutServerResets(t *testing.T, s *space) {
 	c, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", s.net.Ports()[0].HostPort))
 	if errors.Is(err, unix.ECONNRESET) {
 		return // it came before the dialer looked
@@ -81,7 +97,10 @@ func TestPublishedPortWithoutServerResets(t *testing.T) {
 }
 
 func TestPublishedUDP(t *testing.T) {
-	s := newSpace(t, Config{Ports: []PortMapping{{ContainerPort: 5353, Protocol: "udp"}}})
+	eachDriver(t, Config{Ports: []PortMapping{{ContainerPort: 5353, Protocol: "udp"}}}, testPublishedUDP)
+}
+
+func testPublishedUDP(t *testing.T, s *space) {
 	port := s.net.Ports()[0].HostPort
 	for _, at := range []string{"0.0.0.0:5353", "[fd75:7275:6e00::100]:5353"} {
 		pc := s.listenPacket(at)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -47,12 +48,26 @@ func TestConfiguredAddressesWorkAtOnce(t *testing.T) {
 	}
 }
 
-func TestManyConnectionsLeaveNothing(t *testing.T) {
-	total := 10000
-	if testing.Short() {
-		total = 1000
+// fromEnv is a number from the environment, or its default.
+func fromEnv(t *testing.T, name string, def int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return def
 	}
-	s := newSpace(t, loopbackAllowed)
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+func TestManyConnectionsLeaveNothing(t *testing.T) {
+	total := fromEnv(t, "URUN_CONNECTIONS", 4000) // URUN_CONNECTIONS=100000 is the long form
+	eachDriver(t, loopbackAllowed, func(t *testing.T, s *space) { manyConnectionsLeaveNothing(t, s, total) })
+}
+
+func manyConnectionsLeaveNothing(t *testing.T, s *space, total int) {
 	port := hostTCP(t, "tcp4", echoTCP)
 	one := func() error {
 		c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
@@ -85,9 +100,10 @@ func TestManyConnectionsLeaveNothing(t *testing.T) {
 	})
 }
 
-func TestManyFlowsAtOnce(t *testing.T) {
-	const flows = 1000
-	s := newSpace(t, loopbackAllowed)
+func TestManyFlowsAtOnce(t *testing.T) { eachDriver(t, loopbackAllowed, manyFlowsAtOnce) }
+
+func manyFlowsAtOnce(t *testing.T, s *space) {
+	flows := fromEnv(t, "URUN_FLOWS", 1000) // URUN_FLOWS=10000 is the long form; each takes five descriptors
 	port := hostTCP(t, "tcp4", echoTCP)
 	conns := make([]net.Conn, flows)
 	for i := range conns {
@@ -106,7 +122,10 @@ func TestManyFlowsAtOnce(t *testing.T) {
 }
 
 func TestSlowReaderHoldsTheWriterUp(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, slowReaderHoldsTheWriterUp)
+}
+
+func slowReaderHoldsTheWriterUp(t *testing.T, s *space) {
 	release := make(chan struct{})
 	got := make(chan error, 1)
 	port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
@@ -150,7 +169,18 @@ func TestSlowReaderHoldsTheWriterUp(t *testing.T) {
 }
 
 func TestContainerKilledMidStream(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, containerKilledMidStream)
+}
+
+func containerKilledMidStream(t *testing.T, s *space) {
+	// Once through, so that everything that serves has started.
+	first, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, first, []byte("first"))
+	first.Close()
+	waitFor(t, "the first flow to end", func() bool { return s.net.tcp.flows.Load() == 0 })
 	goroutines := runtime.NumGoroutine()
 	ended := make(chan error, 1)
 	port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
@@ -179,7 +209,10 @@ func TestContainerKilledMidStream(t *testing.T) {
 }
 
 func TestDescriptorShortagePasses(t *testing.T) {
-	s := newSpace(t, Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}})
+	eachDriver(t, Config{AllowHostLoopback: true, Ports: []PortMapping{{ContainerPort: 80}}}, descriptorShortagePasses)
+}
+
+func descriptorShortagePasses(t *testing.T, s *space) {
 	port := hostTCP(t, "tcp4", echoTCP)
 	// Inside needs a descriptor here, too: have the socket before there are none.
 	fd, err := s.socket(unix.AF_INET, unix.SOCK_STREAM, 0)
@@ -190,12 +223,27 @@ func TestDescriptorShortagePasses(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}
+	if k := s.net.kernel; k != nil {
+		waitFor(t, "sockets inside, which take descriptors too", func() bool {
+			k.pool.mu.Lock()
+			defer k.pool.mu.Unlock()
+			return !k.pool.asked
+		})
+	}
+	free, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(free)
 	low := old
-	low.Cur = uint64(fd) // the lowest free descriptor is above it
+	low.Cur = uint64(free) // there is none below the lowest that is free
+	restored := make(chan struct{})
+	defer func() { <-restored }()
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, (*syscall.Rlimit)(&low)); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(500*time.Millisecond, func() {
+		defer close(restored)
 		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, (*syscall.Rlimit)(&old)); err != nil {
 			t.Error(err)
 		}
@@ -211,6 +259,54 @@ func TestDescriptorShortagePasses(t *testing.T) {
 		t.Errorf("connected after %v: there was no shortage", d)
 	}
 	unix.Close(fd)
+}
+
+func TestKilledHelperMeansReset(t *testing.T) {
+	s := startSpace(t, helperConfig)
+	cmd, published := s.startHelper(t, DriverKernel)
+	port := hostTCP(t, "tcp4", echoTCP)
+	out, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	roundTrip(t, out, []byte("out"))
+	l := s.listen("0.0.0.0:80")
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	client, err := net.Dial("tcp4", fmt.Sprintf("127.0.0.1:%d", published))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	client.Write([]byte("in"))
+	in := <-accepted
+	defer in.Close()
+	if _, err := io.ReadFull(in, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]net.Conn{"out, inside": out, "published, outside": client} {
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s: %v, want ECONNRESET", name, err)
+		}
+	}
+	// Another helper takes over what the first one had.
+	cmd.Wait()
+	s.startHelper(t, DriverKernel)
+	again, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	roundTrip(t, again, []byte("again"))
 }
 
 func TestNewStackOnTheSameTUN(t *testing.T) {

@@ -60,6 +60,10 @@ func (n *Network) splice(ep tcpip.Endpoint, wq *waiter.Queue, host *net.TCPConn)
 		log.Debug("set keepalive", "err", err)
 	}
 	keepAlive(ep)
+	// If this process is killed, the host's end is to learn that something was lost: a reset, no FIN.
+	if err := host.SetLinger(0); err != nil {
+		log.Debug("set linger", "err", err)
+	}
 	f := &flow{ep: ep, wq: wq, host: host, raw: raw, pool: n.gathers, gone: make(chan struct{})}
 	stop := context.AfterFunc(n.ctx, f.abort)
 	defer stop()
@@ -84,7 +88,7 @@ func (n *Network) splice(ep tcpip.Endpoint, wq *waiter.Queue, host *net.TCPConn)
 		abortHost(host, log)
 	default:
 		ep.Close()
-		if err := host.Close(); err != nil {
+		if err := errors.Join(host.SetLinger(-1), host.Close()); err != nil {
 			log.Debug("close tcp socket", "err", err)
 		}
 	}

@@ -23,7 +23,10 @@ var families = []struct{ name, network, gateway string }{
 }
 
 func TestTCPOut(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, testTCPOut)
+}
+
+func testTCPOut(t *testing.T, s *space) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			port := hostTCP(t, f.network, echoTCP)
@@ -53,7 +56,10 @@ func roundTrip(t *testing.T, c net.Conn, msg []byte) {
 }
 
 func TestRefusedIsECONNREFUSED(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, testRefusedIsECONNREFUSED)
+}
+
+func testRefusedIsECONNREFUSED(t *testing.T, s *space) {
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			l, err := net.Listen(f.network, ":0")
@@ -102,8 +108,11 @@ func compare(r io.Reader, seed byte, n int64) error {
 }
 
 func TestLargeTransferBothWaysAtOnce(t *testing.T) {
+	eachDriver(t, loopbackAllowed, testLargeTransferBothWaysAtOnce)
+}
+
+func testLargeTransferBothWaysAtOnce(t *testing.T, s *space) {
 	const size = 100 << 20
-	s := newSpace(t, loopbackAllowed)
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
 			fromInside := make(chan error, 1)
@@ -138,7 +147,10 @@ func TestLargeTransferBothWaysAtOnce(t *testing.T) {
 }
 
 func TestHalfClose(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, testHalfClose)
+}
+
+func testHalfClose(t *testing.T, s *space) {
 	t.Run("the container closes first and then gets the answer", func(t *testing.T) {
 		port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
 			defer c.Close()
@@ -185,7 +197,10 @@ func TestHalfClose(t *testing.T) {
 }
 
 func TestResetIsPassedOn(t *testing.T) {
-	s := newSpace(t, loopbackAllowed)
+	eachDriver(t, loopbackAllowed, testResetIsPassedOn)
+}
+
+func testResetIsPassedOn(t *testing.T, s *space) {
 	reset := func(c *net.TCPConn) {
 		c.SetLinger(0)
 		c.Close()

@@ -50,21 +50,26 @@ func (n *Network) acceptLoop(l tcpListener) {
 			abortHost(host, n.log)
 			continue
 		}
+		client := host.RemoteAddr().(*net.TCPAddr).AddrPort()
+		dst, src := n.policy.inside(client.Addr(), l.only4)
+		from, to := netip.AddrPortFrom(src, client.Port()), netip.AddrPortFrom(dst, l.containerPort)
+		if n.kernel != nil && n.kernel.publish(host, from, to) {
+			n.tcp.flows.Add(-1) // it counts its own
+			continue
+		}
 		n.flows.Go(func() {
 			defer n.tcp.flows.Add(-1)
-			n.publishTCP(host, l.containerPort)
+			n.publishTCP(host, from, to)
 		})
 	}
 }
 
 // publishTCP connects one client into the container. If nobody listens there, the client gets a reset.
-func (n *Network) publishTCP(host *net.TCPConn, port uint16) {
-	client := host.RemoteAddr().(*net.TCPAddr).AddrPort()
-	dst, src := n.policy.inside(client.Addr())
+func (n *Network) publishTCP(host *net.TCPConn, src, dst netip.AddrPort) {
 	wq := new(waiter.Queue)
-	ep, err := n.dialInside(wq, netip.AddrPortFrom(src, client.Port()), netip.AddrPortFrom(dst, port))
+	ep, err := n.dialInside(wq, src, dst)
 	if err != nil {
-		n.log.Debug("connect into container", "client", client, "err", err)
+		n.log.Debug("connect into container", "client", src, "err", err)
 		abortHost(host, n.log)
 		return
 	}

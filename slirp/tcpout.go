@@ -39,10 +39,12 @@ type tcpOut struct {
 	// syns holds the start of each SYN in work. Its keys are those of the forwarder's own table, which never
 	// limits: an entry goes in before the forwarder's and out after it.
 	syns map[stack.TransportEndpointID][]byte
+	// connected are host sockets for SYNs that come here after the driver "kernel" has made the connection.
+	connected map[stack.TransportEndpointID]*net.TCPConn
 }
 
 func newTCPOut(n *Network) *tcpOut {
-	t := &tcpOut{n: n, syns: make(map[stack.TransportEndpointID][]byte)}
+	t := &tcpOut{n: n, syns: make(map[stack.TransportEndpointID][]byte), connected: make(map[stack.TransportEndpointID]*net.TCPConn)}
 	// Keepalive is set with the other options in newFlow.
 	t.dialer = net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
 	t.fwd = tcp.NewForwarder(n.stack, 0, 2*n.cfg.MaxHalfOpen, t.connect)
@@ -108,18 +110,11 @@ func (t *tcpOut) connect(r *tcp.ForwarderRequest) {
 		done(false)
 		return
 	}
-	network := "tcp6"
-	if addr.Is4() {
-		network = "tcp4"
-	}
-	// DialContext and not DialTCP: that binds even the zero local address, and a bound port serves one destination
-	// where one chosen by connect(2) serves many.
-	conn, err := t.dialer.DialContext(t.n.ctx, network, netip.AddrPortFrom(addr, dst.Port()).String())
+	host, err := t.dial(id, netip.AddrPortFrom(addr, dst.Port()))
 	if err != nil {
 		t.refuse(id, dst.Addr(), err, done)
 		return
 	}
-	host := conn.(*net.TCPConn)
 	ep, wq, err := accept(r)
 	done(err != nil)
 	if err != nil {
@@ -134,6 +129,46 @@ func (t *tcpOut) connect(r *tcp.ForwarderRequest) {
 	})
 }
 
+// dial makes the host's side of a connection, unless it is there already.
+func (t *tcpOut) dial(id stack.TransportEndpointID, to netip.AddrPort) (*net.TCPConn, error) {
+	t.mu.Lock()
+	host := t.connected[id]
+	delete(t.connected, id)
+	t.mu.Unlock()
+	if host != nil {
+		return host, nil
+	}
+	network := "tcp6"
+	if to.Addr().Is4() {
+		network = "tcp4"
+	}
+	// DialContext and not DialTCP: that binds even the zero local address, and a bound port serves one destination
+	// where one chosen by connect(2) serves many.
+	conn, err := t.dialer.DialContext(t.n.ctx, network, to.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// adopt keeps a connected host socket for the SYN that is about to be delivered to the stack.
+func (t *tcpOut) adopt(id stack.TransportEndpointID, host *net.TCPConn) {
+	t.mu.Lock()
+	t.connected[id] = host
+	t.mu.Unlock()
+}
+
+// disown closes what adopt has kept and the SYN did not come for.
+func (t *tcpOut) disown(id stack.TransportEndpointID) {
+	t.mu.Lock()
+	host := t.connected[id]
+	delete(t.connected, id)
+	t.mu.Unlock()
+	if host != nil {
+		abortHost(host, t.n.log)
+	}
+}
+
 func accept(r *tcp.ForwarderRequest) (tcpip.Endpoint, *waiter.Queue, error) {
 	wq := new(waiter.Queue)
 	ep, err := r.CreateEndpoint(wq)
@@ -143,32 +178,51 @@ func accept(r *tcp.ForwarderRequest) (tcpip.Endpoint, *waiter.Queue, error) {
 	return ep, wq, nil
 }
 
-// refuse passes the failure of a dial on: a reset for refused, an ICMP message for unreachable, and silence
-// where waiting is the truth, or where the helper is short of something and the next SYN may find it.
+// refuse passes the failure of a dial on.
 func (t *tcpOut) refuse(id stack.TransportEndpointID, dst netip.Addr, err error, done func(bool) []byte) {
-	var errno syscall.Errno
-	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.Canceled), !errors.As(err, &errno):
-		done(false)
-		return
-	}
-	why := hostUnreachable
-	switch errno {
-	case unix.ECONNREFUSED, unix.ECONNRESET:
+	answer, why := answerTo(err)
+	switch answer {
+	case refuseReset:
 		done(true)
-		return
-	case unix.ENETUNREACH, unix.EAFNOSUPPORT:
-		why = netUnreachable
-	case unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.EADDRNOTAVAIL, unix.EINVAL:
-	case unix.EACCES, unix.EPERM:
-		why = prohibited
-	default:
-		if errno != unix.ETIMEDOUT {
+	case refuseUnreachable:
+		t.n.unreachable(dst, fromStack(id.RemoteAddress), why, done(false))
+	case refuseSilently:
+		if !silence(err) {
 			t.n.log.Warn("connect", "dst", dst, "err", err)
 		}
 		done(false)
-		return
 	}
-	src := fromStack(id.RemoteAddress)
-	t.n.unreachable(dst, src, why, done(false))
+}
+
+// answer is how the failure of a connect on the host is told inside.
+type answer uint8
+
+const (
+	refuseReset       answer = iota // ECONNREFUSED
+	refuseUnreachable               // an ICMP message
+	// refuseSilently: waiting is the truth, or the helper is short of something and the next SYN may find it.
+	refuseSilently
+)
+
+func answerTo(err error) (answer, reason) {
+	var errno syscall.Errno
+	if silence(err) || !errors.As(err, &errno) {
+		return refuseSilently, 0
+	}
+	switch errno {
+	case unix.ECONNREFUSED, unix.ECONNRESET:
+		return refuseReset, 0
+	case unix.ENETUNREACH, unix.EAFNOSUPPORT:
+		return refuseUnreachable, netUnreachable
+	case unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.EADDRNOTAVAIL, unix.EINVAL:
+		return refuseUnreachable, hostUnreachable
+	case unix.EACCES, unix.EPERM:
+		return refuseUnreachable, prohibited
+	}
+	return refuseSilently, 0
+}
+
+// silence tells whether nobody answered, or this process is about to end.
+func silence(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, unix.ETIMEDOUT)
 }

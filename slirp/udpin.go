@@ -52,7 +52,7 @@ func (u *udpFlows) client(l udpListener, client netip.AddrPort, oob []byte) *udp
 	if u.closed || len(u.flows) >= u.n.cfg.MaxUDPFlows && !u.evict() {
 		return nil
 	}
-	dst, src := u.n.policy.inside(client.Addr())
+	dst, src := u.n.policy.inside(client.Addr(), l.only4)
 	key := udpKey{netip.AddrPortFrom(dst, l.containerPort), netip.AddrPortFrom(src, client.Port())}
 	// Where another client already appears under this address, the port gives way.
 	for u.flows[key] != nil {

@@ -1,4 +1,4 @@
-package slirp
+package dnsproxy
 
 import (
 	"bufio"

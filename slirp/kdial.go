@@ -1,0 +1,259 @@
+package slirp
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// synRetries lets a connect that nobody answers fail after 63 s: while the container still waits (tcp_syn_retries is 6), its next SYN
+// begins another, and when it has given up, nothing is kept for long.
+const synRetries = 5
+
+// kdial is a connection between its SYN and its acceptance.
+type kdial struct {
+	k     *kernelTCP
+	key   tcpKey
+	to    netip.AddrPort // on the host
+	frame []byte         // the SYN, with its vnet header
+	hdr   int            // bytes of the SYN's IP header
+
+	fd   int
+	w    *worker // which waits for the connect, or nil
+	slot uint32
+
+	offered   bool // guarded by the driver's lock
+	offeredAt time.Time
+}
+
+// start connects on the host. To a port of the host itself that is done within the system call.
+func (d *kdial) start() {
+	fd, err := unix.Socket(addrFamily(d.to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	if err != nil {
+		d.k.n.log.Warn("open tcp socket", "err", err)
+		d.k.forget(d) // the next SYN may find a descriptor
+		return
+	}
+	d.fd = fd
+	// The container's sender has done Nagle's work. That it cannot be set means a socket that failed, which connect says.
+	_ = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, synRetries))
+	if err = d.connect(); err == unix.EINPROGRESS {
+		err = d.connect()
+	}
+	if err != unix.EALREADY {
+		d.connected(err)
+		return
+	}
+	d.w = d.k.relay.pick()
+	slot, ok := d.w.add(d)
+	if !ok {
+		return // the end: close takes what is pending
+	}
+	d.slot = slot
+	if err := d.w.watch(fd, slot, outer); err != nil {
+		d.w.remove(slot)
+		d.connected(err)
+	}
+}
+
+// connect asks for the connection, or what became of it: nil, EALREADY or why it failed (connect(2)).
+func (d *kdial) connect() error {
+	for {
+		err := unix.Connect(d.fd, sockaddrOf(d.to))
+		if err == unix.EISCONN {
+			return nil
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// ready implements pollable: something happened to the connect.
+func (d *kdial) ready(w *worker, _, _ uint32) {
+	err := d.connect()
+	if err == unix.EALREADY || err == unix.EINPROGRESS {
+		return
+	}
+	if derr := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, d.fd, nil); derr != nil {
+		d.k.n.log.Debug("relay: forget socket", "err", derr)
+	}
+	w.remove(d.slot)
+	d.connected(err)
+}
+
+// end implements pollable; close takes what is pending.
+func (d *kdial) end(*worker) {}
+
+// connected goes on with the outcome.
+func (d *kdial) connected(err error) {
+	k := d.k
+	if err == nil {
+		k.offer(d)
+		return
+	}
+	if !k.forget(d) {
+		return // the end: close has it
+	}
+	closeSocket(d.fd, false)
+	d.refuse(err)
+}
+
+// refuse answers the SYN as the destination or its network did.
+func (d *kdial) refuse(err error) {
+	n := d.k.n
+	answer, why := answerTo(err)
+	switch answer {
+	case refuseReset:
+		tcp := d.frame[vnetHdrLen+d.hdr:]
+		data := len(tcp) - int(tcp[12]>>4)*4
+		if err := n.link.writeFrame(putReset(d.key.remote, d.key.container, tcp, max(0, data))); err != nil {
+			n.log.Debug("refuse connection", "err", err)
+		}
+	case refuseUnreachable:
+		n.unreachable(d.key.remote.Addr(), d.key.container.Addr(), why, d.frame[vnetHdrLen:])
+	case refuseSilently:
+		if !silence(err) {
+			n.log.Warn("connect", "dst", d.key.remote, "err", err)
+		}
+	}
+}
+
+// listenerWatch is a listener in a worker's epoll instance. It is armed only while an offer waits: mostly the handshake is done
+// within the offer's write, and waking another thread for each connection would cost more than the rest of it.
+type listenerWatch struct {
+	k     *kernelTCP
+	which int
+	w     *worker
+	slot  uint32
+}
+
+func (k *kernelTCP) watchListener(which int) error {
+	l := &listenerWatch{k: k, which: which, w: k.relay.pick()}
+	l.slot, _ = l.w.add(l)
+	k.watches = append(k.watches, l)
+	return l.set(unix.EPOLL_CTL_ADD, 0)
+}
+
+func (l *listenerWatch) set(op int, events uint32) error {
+	return unix.EpollCtl(l.w.epoll, op, l.k.listeners[l.which], &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(l.slot)})
+}
+
+func (l *listenerWatch) arm() {
+	if err := l.set(unix.EPOLL_CTL_MOD, unix.EPOLLIN); err != nil {
+		l.k.n.log.Warn("relay: watch listener", "err", err)
+	}
+}
+
+// ready implements pollable.
+func (l *listenerWatch) ready(*worker, uint32, uint32) {
+	l.k.accept(l.which)
+	if l.k.waiting(l.which) {
+		l.arm()
+	}
+}
+
+// end implements pollable; the driver closes its listeners.
+func (l *listenerWatch) end(*worker) {}
+
+// accept takes what has arrived at one of the listeners.
+func (k *kernelTCP) accept(which int) {
+	for {
+		fd, peer, err := unix.Accept4(k.listeners[which], unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		switch {
+		case err == unix.EINTR || err == unix.ECONNABORTED:
+			continue
+		case err == unix.EAGAIN || k.off.Load():
+			return
+		case err != nil:
+			k.n.log.Warn("accept redirected connection", "err", err)
+			return // sweep comes again
+		}
+		k.accepted(fd, peer)
+	}
+}
+
+// accepted joins a connection with the one on the host that was made for it. What was not redirected, or not offered, is refused.
+func (k *kernelTCP) accepted(fd int, peer unix.Sockaddr) {
+	from := addrPortOf(peer)
+	to, err := originalDst(fd, from.Addr().Is4())
+	if err != nil {
+		closeSocket(fd, true)
+		return
+	}
+	d := k.take(tcpKey{from, to})
+	if d == nil {
+		closeSocket(fd, true)
+		return
+	}
+	k.n.tcp.flows.Add(1)
+	keepSocketAlive(d.fd)
+	// The worker that reads the TUN is awake, and mostly it is the one that does this. A flow that comes to move much goes
+	// where there is room.
+	k.relay.workers[0].addFlow(fd, d.fd, &k.n.tcp.flows)
+}
+
+// take finds what was offered as key. Two connections from one port of the container to different destinations become one
+// four-tuple at the listener, and the kernel then gives the second another source port: it is known by its destination.
+func (k *kernelTCP) take(key tcpKey) *kdial {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := k.pending[key]
+	if d == nil || !d.offered {
+		d = nil
+		for other, o := range k.pending {
+			if other.remote == key.remote && o.offered {
+				d = o
+				break
+			}
+		}
+	}
+	if d != nil {
+		delete(k.pending, d.key)
+	}
+	return d
+}
+
+func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// originalDst is where a redirected connection was going to (SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and its like for IPv6).
+func originalDst(fd int, is4 bool) (netip.AddrPort, error) {
+	var sa [unix.SizeofSockaddrInet6]byte
+	size := uint32(len(sa))
+	level := uintptr(unix.SOL_IPV6)
+	if is4 {
+		level = unix.SOL_IP
+	}
+	const soOriginalDst = 80
+	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), level, soOriginalDst, uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return netip.AddrPort{}, errno
+	}
+	port := binary.BigEndian.Uint16(sa[2:])
+	if is4 {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), port), nil
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), port), nil
+}
+
+// keepSocketAlive finds out in time that the other end is gone without a word.
+func keepSocketAlive(fd int) {
+	// A socket on which they cannot be set has failed, and says so when it is read.
+	_ = errors.Join(
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle/time.Second)),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveStep/time.Second)),
+	)
+}

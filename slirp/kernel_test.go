@@ -1,0 +1,251 @@
+package slirp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spliced is how many flows the driver "kernel" carries.
+func spliced(n *Network) (flows int) {
+	if n.kernel == nil {
+		return 0
+	}
+	for _, w := range n.kernel.relay.workers {
+		w.mu.Lock()
+		for _, p := range w.slots {
+			if _, ok := p.(*kflow); ok {
+				flows++
+			}
+		}
+		w.mu.Unlock()
+	}
+	return flows
+}
+
+func TestKernelDriverSplices(t *testing.T) {
+	s := newDriverSpace(t, loopbackAllowed, DriverKernel)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			port := hostTCP(t, f.network, echoTCP)
+			c, err := s.dial("tcp", fmt.Sprintf("%s:%d", f.gateway, port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			roundTrip(t, c, []byte("hello"))
+			if n := spliced(s.net); n != 1 {
+				t.Errorf("%d flows are spliced, want 1", n)
+			}
+			c.Close()
+			waitFor(t, "the flow to end", func() bool { return spliced(s.net) == 0 && s.net.tcp.flows.Load() == 0 })
+		})
+	}
+}
+
+func TestRemovedRulesMeanTheNextDriver(t *testing.T) {
+	// An older kernel, whose tables have no owner.
+	s := startSpace(t, loopbackAllowed, "unowned")
+	if s.redirect == nil {
+		t.Skip("no nftables with NAT for this user")
+	}
+	n, err := New(loopbackAllowed, s.tun, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.UseKernel(s.redirect); err != nil {
+		t.Fatal(err)
+	}
+	fell := make(chan string, 1)
+	n.OnFallback(func(driver, _ string) { fell <- driver })
+	s.serve(n)
+	addr := fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP))
+	old, err := s.dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	roundTrip(t, old, []byte("before"))
+
+	s.run(t, "flush")
+	// At once, whether the helper has heard of it or not.
+	c, err := s.dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("after"))
+	if n := spliced(s.net); n > 1 {
+		t.Errorf("%d flows are spliced, want the old one at most", n)
+	}
+	// Address translation is gone with the rules.
+	old.SetDeadline(time.Now().Add(5 * time.Second))
+	_, err = old.Write([]byte("x"))
+	if err == nil {
+		_, err = old.Read(make([]byte, 1))
+	}
+	if !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the old connection: %v, want ECONNRESET", err)
+	}
+	if driver := <-fell; driver != DriverNetstack {
+		t.Errorf("fell to %q", driver)
+	}
+	if _, err := s.dial("tcp", "10.0.2.1:1"); err != unix.ECONNREFUSED {
+		t.Errorf("connect to the relay's listener: %v, want ECONNREFUSED", err)
+	}
+}
+
+func TestFlushedRulesetLeavesTheRulesAlone(t *testing.T) {
+	s := newDriverSpace(t, loopbackAllowed, DriverKernel)
+	s.run(t, "flush")
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("hello"))
+	if n := spliced(s.net); n != 1 {
+		t.Errorf("%d flows are spliced, want 1", n)
+	}
+}
+
+func TestRelayRefusesWhatWasNotRedirected(t *testing.T) {
+	s := newDriverSpace(t, loopbackAllowed, DriverKernel)
+	for _, addr := range []string{"10.0.2.1:1", "[fd75:7275:6e00::1]:1"} {
+		if c, err := s.dial("tcp", addr); err != unix.ECONNREFUSED {
+			t.Errorf("connect to %s: %v, want ECONNREFUSED", addr, err)
+			if err == nil {
+				c.Close()
+			}
+		}
+	}
+	// Without the rule that refuses them, the helper does.
+	s.net.kernel.accepted(dialed(t))
+	if n := spliced(s.net); n != 0 {
+		t.Errorf("%d flows", n)
+	}
+}
+
+// dialed gives one end of a connection that nobody redirected, and its peer's address; the other end must be reset.
+func dialed(t *testing.T) (int, unix.Sockaddr) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("read: %v, want ECONNRESET", err)
+		}
+	})
+	a, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := a.(*net.TCPConn).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return fd, sockaddrOf(c.LocalAddr().(*net.TCPAddr).AddrPort())
+}
+
+func TestOnePortToTwoDestinations(t *testing.T) {
+	eachDriver(t, loopbackAllowed, func(t *testing.T, s *space) {
+		for _, name := range []string{"first", "second", "third"} {
+			port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
+				defer c.Close()
+				io.WriteString(c, name)
+				io.Copy(io.Discard, c)
+			})
+			fd, err := s.socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f := os.NewFile(uintptr(fd), name)
+			defer f.Close()
+			err = errors.Join(
+				unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
+				unix.Bind(fd, sockaddr(netip.MustParseAddrPort("10.0.2.100:5555"))),
+			)
+			if err == nil {
+				err = unix.Connect(fd, sockaddr(netip.MustParseAddrPort(fmt.Sprintf("10.0.2.2:%d", port))))
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			c, err := net.FileConn(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			b := make([]byte, len(name))
+			c.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err := io.ReadFull(c, b); err != nil || string(b) != name {
+				t.Errorf("%s: got %q, %v", name, b, err)
+			}
+		}
+	})
+}
+
+func FuzzRulesTouched(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{28, 0, 0, 0, 2, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9, 0, 1, 0, 'u', 'r', 'u', 'n', 0, 0, 0, 0})
+	f.Fuzz(func(_ *testing.T, p []byte) { rulesTouched(p) })
+}
+
+func FuzzPutReset(f *testing.F) {
+	f.Add([]byte{0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2}, 0)
+	f.Fuzz(func(t *testing.T, syn []byte, payload int) {
+		if len(syn) < tcpHdrLen {
+			return
+		}
+		src, dst := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("10.0.2.100:1234")
+		frame := putReset(src, dst, syn, payload)
+		p, err := parseIP(frame[vnetHdrLen:], len(frame)-vnetHdrLen)
+		if err != nil || p.src != src.Addr() || p.dst != dst.Addr() || fold(sum(pseudoSum(p.src, p.dst, protoTCP, tcpHdrLen), p.payload)) != 0xffff {
+			t.Errorf("%x: %v", frame, err)
+		}
+	})
+}
+
+func FuzzSocketRequest(f *testing.F) {
+	f.Add([]byte{'4', 3})
+	f.Add([]byte{'6', 33})
+	f.Fuzz(func(t *testing.T, req []byte) {
+		if family, n, ok := parseSocketRequest(req); ok && (n > socketBatch || family != unix.AF_INET && family != unix.AF_INET6) {
+			t.Errorf("%q: %d of family %d", req, n, family)
+		}
+	})
+}
+
+func FuzzReceivedFDs(f *testing.F) {
+	f.Add([]byte{}, 0)
+	f.Fuzz(func(t *testing.T, oob []byte, flags int) {
+		// Never with real descriptors: what is parsed would be closed.
+		if msgs, err := unix.ParseSocketControlMessage(oob); err != nil || len(msgs) > 0 && msgs[0].Header.Type == unix.SCM_RIGHTS {
+			return
+		}
+		if fds, err := receivedFDs(oob, flags); err == nil && len(fds) > 0 {
+			t.Errorf("%d descriptors of none", len(fds))
+		}
+	})
+}
