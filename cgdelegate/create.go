@@ -22,8 +22,18 @@ type Options struct {
 	// the manager's own choice.
 	Slice       string
 	Description string
+	// Parent is the directory of a cgroup to make the scope's in, without asking
+	// systemd: one that this process may write to, such as another scope's payload
+	// leaf. "" asks systemd, else takes the cgroup that this process lives in.
+	Parent string
+	// SystemdOnly makes a machine without systemd one without a cgroup: the
+	// cgroup that this process lives in is left as it is.
+	SystemdOnly bool
 	// PIDs are the processes for the supervisor leaf, as seen in this process's pid
-	// namespace; at least one, and alive until Create returns.
+	// namespace; alive until Create returns. There is at least one, except with a
+	// Parent: then the supervisor may stay where it is, in the parent's own supervisor
+	// leaf, say, which spares the move. A move waits for an RCU grace period
+	// (cgroup_threadgroup_rwsem): milliseconds.
 	PIDs []int
 	// Limits for the payload leaf.
 	Limits Limits
@@ -43,6 +53,13 @@ func Create(ctx context.Context, o Options) (*Scope, error) {
 	if h.mount == "" {
 		return nil, noCgroup2()
 	}
+	if o.Parent != "" {
+		home, err := h.ownCgroup(o.Parent)
+		if err != nil {
+			return nil, err
+		}
+		return createInSubtree(h, home, o)
+	}
 	m, err := connectManager(ctx, addresses(os.Geteuid(), os.Getenv))
 	if err == nil {
 		s, err := createScope(ctx, h, m, o)
@@ -53,11 +70,26 @@ func Create(ctx context.Context, o Options) (*Scope, error) {
 	if u := (*UnavailableError)(nil); errors.As(err, &u) && u.Cause == Timeout {
 		return nil, err
 	}
+	if o.SystemdOnly {
+		return nil, err
+	}
 	home, subErr := writableSubtree(h)
 	if subErr != nil {
 		return nil, err
 	}
 	return createInSubtree(h, home, o)
+}
+
+// ownCgroup checks that dir is a cgroup in which this process may make others.
+func (h hierarchy) ownCgroup(dir string) (string, error) {
+	dir = filepath.Clean(dir)
+	if !strings.HasPrefix(dir, h.mount+"/") {
+		return "", &UnavailableError{Cause: Refused, Err: fmt.Errorf("%s is not below %s", dir, h.mount)}
+	}
+	if err := writable(dir); err != nil {
+		return "", &UnavailableError{Cause: Refused, Err: err, Cure: "name a cgroup that belongs to you, such as one that systemd delegated"}
+	}
+	return dir, nil
 }
 
 func (o Options) validate() error {
@@ -66,7 +98,7 @@ func (o Options) validate() error {
 	}) || o.Name[0] == '.' {
 		return fmt.Errorf("create a cgroup: %q is not a unit name", o.Name)
 	}
-	if len(o.PIDs) == 0 {
+	if len(o.PIDs) == 0 && o.Parent == "" {
 		return errors.New("create a cgroup: no process for it")
 	}
 	return o.Limits.Validate()
@@ -100,8 +132,7 @@ func createScope(ctx context.Context, h hierarchy, m *manager, o Options) (*Scop
 	return s, nil
 }
 
-// createInSubtree makes the scope's directory in home, the cgroup that this
-// process lives in.
+// createInSubtree makes the scope's directory in home.
 func createInSubtree(h hierarchy, home string, o Options) (*Scope, error) {
 	want := o.Limits.Controllers()
 	if err := h.missingController(home, want); err != nil {
@@ -206,7 +237,11 @@ func (s *Scope) populate(o Options) error {
 	if err := s.h.missingController(s.dir, o.Limits.Controllers()); err != nil {
 		return err
 	}
-	for _, leaf := range []string{supervisorLeaf, payloadLeaf} {
+	leaves := []string{supervisorLeaf, payloadLeaf}
+	if len(o.PIDs) == 0 {
+		leaves = leaves[1:]
+	}
+	for _, leaf := range leaves {
 		if err := os.Mkdir(filepath.Join(s.dir, leaf), 0o755); err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}

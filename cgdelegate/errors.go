@@ -19,6 +19,7 @@ const (
 	ForeignBus   Cause = "foreign bus"          // the bus sees other process ids than we do
 	Timeout      Cause = "no answer in time"    // a bus that never answers
 	Refused      Cause = "refused"              // systemd said no
+	Exists       Cause = "exists"               // a unit of this name is there
 	NoController Cause = "controller missing"   // not given to us
 	Occupied     Cause = "subtree holds others" // processes are where controllers must be shared out
 )

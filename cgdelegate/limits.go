@@ -78,6 +78,34 @@ func (l Limits) Controllers() []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
+// Only returns l without those limits whose controller is not in the list, and the
+// names of the controllers that they would have needed, sorted.
+func (l Limits) Only(controllers []string) (kept Limits, missing []string) {
+	for _, c := range l.Controllers() {
+		if slices.Contains(controllers, c) {
+			continue
+		}
+		missing = append(missing, c)
+		switch c {
+		case "memory":
+			l.Memory, l.MemoryReservation, l.MemoryHigh, l.MemorySwap = 0, 0, 0, 0
+		case "cpu":
+			l.CPUQuota, l.CPUPeriod, l.CPUWeight, l.CPUShares = 0, 0, 0, 0
+		case "cpuset":
+			l.CpusetCPUs, l.CpusetMems = "", ""
+		case "pids":
+			l.Pids = 0
+		case "io":
+			l.IOWeight, l.IODevices = 0, nil
+		case "hugetlb":
+			l.Hugetlb = nil
+		}
+		l.Unified = maps.Clone(l.Unified)
+		maps.DeleteFunc(l.Unified, func(file, _ string) bool { return strings.HasPrefix(file, c+".") })
+	}
+	return l, missing
+}
+
 // Validate says what is wrong with l by itself.
 func (l Limits) Validate() error {
 	_, err := l.settings()

@@ -112,3 +112,20 @@ func TestUnitsAreConverted(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyLimitsOfTheControllersThatThereAreStay(t *testing.T) {
+	l := Limits{Memory: 50 << 20, Pids: 50, CpusetCPUs: "0", Hugetlb: []HugetlbLimit{{"2MB", 0}}, Unified: map[string]string{"io.weight": "default 50", "memory.oom.group": "1"}}
+	kept, missing := l.Only([]string{"cpu", "memory", "pids"})
+	if got := strings.Join(missing, " "); got != "cpuset hugetlb io" {
+		t.Errorf("missing: %s", got)
+	}
+	if got := strings.Join(kept.Controllers(), " "); got != "memory pids" {
+		t.Errorf("kept: %s", got)
+	}
+	if kept.Unified["memory.oom.group"] != "1" || len(l.Unified) != 2 {
+		t.Errorf("files: %v, and the caller's: %v", kept.Unified, l.Unified)
+	}
+	if all, none := l.Only(l.Controllers()); len(none) != 0 || len(all.Controllers()) != 5 {
+		t.Errorf("%v %v", all, none)
+	}
+}

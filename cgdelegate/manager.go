@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -15,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultTimeout limits every call whose context has no deadline.
-const DefaultTimeout = 10 * time.Second
+// DefaultTimeout limits every call whose context has no deadline. It is that of systemd's own
+// programs (sd_bus_set_method_call_timeout(3)).
+const DefaultTimeout = 25 * time.Second
 
 const (
 	systemdName   = "org.freedesktop.systemd1"
@@ -219,6 +221,8 @@ func (m *manager) startScope(ctx context.Context, unit string, o Options) error 
 		{"PIDs", dbus.MakeVariant(toUint32(o.PIDs))},
 		{"Delegate", dbus.MakeVariant(true)},
 		{"CollectMode", dbus.MakeVariant("inactive-or-failed")},
+		// systemd's default is a share of the machine, for what is one service.
+		{"TasksMax", dbus.MakeVariant(uint64(math.MaxUint64))},
 	}
 	if o.Slice != "" {
 		props = append(props, property{"Slice", dbus.MakeVariant(o.Slice)})
@@ -263,11 +267,11 @@ func (m *manager) refused(ctx context.Context, op string, err error) error {
 			Cure: "look at systemctl --user status",
 		}
 	}
-	cure := ""
+	cause, cure := Refused, ""
 	if e := (dbus.Error{}); errors.As(err, &e) && e.Name == unitExists {
-		cure = "another container has this name; choose another"
+		cause, cure = Exists, "another scope has this name; choose another"
 	}
-	return &UnavailableError{Cause: Refused, Err: fmt.Errorf("%s: %w", op, err), Cure: cure}
+	return &UnavailableError{Cause: cause, Err: fmt.Errorf("%s: %w", op, err), Cure: cure}
 }
 
 func toUint32(pids []int) []uint32 {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -122,16 +123,37 @@ func writableSubtree(h hierarchy) (string, error) {
 		// from, out of the way: the subtree is the one above.
 		dir = filepath.Dir(dir)
 	}
+	return dir, writable(dir)
+}
+
+// writable says why cgroups cannot be made in dir, and processes moved to them.
+func writable(dir string) error {
 	// Moving a process takes write access to cgroup.procs of the common ancestor,
 	// which is this directory for all leaves in it.
 	for _, f := range []string{"", "cgroup.procs", "cgroup.subtree_control"} {
 		path := filepath.Join(dir, f)
 		// AT_EACCESS needs a recent kernel; euid and uid are the same in urun.
 		if err := unix.Access(path, unix.W_OK); err != nil && !(f == "cgroup.subtree_control" && errors.Is(err, unix.ENOENT)) {
-			return "", fmt.Errorf("cgroup %s is not writable: %w", path, err)
+			return fmt.Errorf("cgroup %s is not writable: %w", path, err)
 		}
 	}
-	return dir, nil
+	return nil
+}
+
+// Lingers says whether the user's systemd manager, and with it all scopes that it
+// made, outlives the user's last session (loginctl enable-linger). Root has the
+// system's manager, which does.
+func Lingers() bool {
+	uid := os.Geteuid()
+	if uid == 0 {
+		return true
+	}
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(filepath.Join("/var/lib/systemd/linger", u.Username))
+	return err == nil
 }
 
 // missingController returns an error for the first of want that dir does not have.

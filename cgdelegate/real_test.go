@@ -336,7 +336,7 @@ func errorsNameTheirCause(t *testing.T, _ Support) {
 	unit := strings.TrimSuffix(filepath.Base(s.Path()), ".scope")
 	var u *UnavailableError
 	_, err := Create(t.Context(), Options{Name: unit, PIDs: []int{sup.Process.Pid}})
-	if !errors.As(err, &u) || u.Cause != Refused || u.Hint() == "" {
+	if !errors.As(err, &u) || u.Cause != Exists || u.Hint() == "" {
 		t.Error("the same name twice:", err)
 	}
 	t.Log(err)
@@ -469,12 +469,20 @@ func limitsHold(t *testing.T, support Support) {
 	if n, err := strconv.Atoi(strings.TrimSpace(out.String())); err != nil || n >= 50 || n < 20 {
 		t.Error("under a limit of 50 were started", n, err)
 	}
-	before, err := s.Stats()
-	if err != nil {
+	if err := errors.Join(s.Kill(), s.WaitEmpty(t.Context()), s.Renew(Limits{CPUQuota: 50000})); err != nil {
 		t.Fatal(err)
 	}
+	cpuLimitHolds(t, s)
+}
+
+func cpuLimitHolds(t *testing.T, s *Scope) {
+	t.Helper()
 	spin := exec.Command("sh", "-c", "while :; do :; done")
-	if err := errors.Join(s.Kill(), s.WaitEmpty(t.Context()), startIn(s, spin)); err != nil {
+	if err := startIn(s, spin); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Stats()
+	if err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(3 * time.Second)

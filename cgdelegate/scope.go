@@ -31,6 +31,16 @@ type Scope struct {
 // whether it exists still.
 func Open(path string) *Scope { return &Scope{dir: path, h: findHierarchy()} }
 
+// Of returns the directory of the cgroup that a process is in, one that has ended and was
+// not yet waited for included.
+func Of(pid int) (string, error) {
+	h := findHierarchy()
+	if h.mount == "" {
+		return "", noCgroup2()
+	}
+	return h.dirOf(strconv.Itoa(pid))
+}
+
 // Path returns the scope's directory.
 func (s *Scope) Path() string { return s.dir }
 
@@ -115,6 +125,12 @@ func (s *Scope) Freeze(ctx context.Context) error { return s.freeze(ctx, "1") }
 // Thaw lets them run on.
 func (s *Scope) Thaw(ctx context.Context) error { return s.freeze(ctx, "0") }
 
+// Frozen says whether the payload stands, or is about to. What is gone does not.
+func (s *Scope) Frozen() bool {
+	n, err := readNumber(s.file("cgroup.freeze"))
+	return err == nil && n == 1
+}
+
 func (s *Scope) freeze(ctx context.Context, state string) error {
 	if err := writeFile(s.file("cgroup.freeze"), state); err != nil {
 		return fmt.Errorf("freeze or thaw the payload: %w", err)
@@ -123,11 +139,26 @@ func (s *Scope) freeze(ctx context.Context, state string) error {
 }
 
 // Kill sends SIGKILL to every process of the payload, however fast it forks.
-// WaitEmpty tells when they are gone.
+// WaitEmpty tells when they are gone. What shall run in the payload leaf
+// after that needs [Scope.Renew] before: the fix for forks that escaped cgroup.kill
+// (kill_seq, in Linux 6.14 and the stable kernels of 2025) compares the count of kills of the
+// parent's cgroup with that of the new one, so a process that clone3 puts
+// into a cgroup that was killed before dies at once.
 func (s *Scope) Kill() error { return killCgroup(s.PayloadPath()) }
 
 // KillAll does so for the whole scope, the supervisor included.
 func (s *Scope) KillAll() error { return killCgroup(s.dir) }
+
+// Renew makes an empty payload leaf anew, with these limits.
+func (s *Scope) Renew(l Limits) error {
+	if err := removeTree(s.PayloadPath()); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.PayloadPath(), 0o755); err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	return s.Apply(l)
+}
 
 func killCgroup(dir string) error {
 	err := writeFile(filepath.Join(dir, "cgroup.kill"), "1") // Linux 5.14
@@ -218,7 +249,7 @@ func (s *Scope) Remove() error {
 }
 
 // sendHome moves all processes to the cgroup that the scope was made in; if that
-// shares out controllers, to the leaf beside the scope.
+// shares out controllers, to the leaf beside the scope, which may be the supervisor of another.
 func (s *Scope) sendHome() error {
 	pids, err := processes(s.dir)
 	if err != nil {
@@ -227,8 +258,11 @@ func (s *Scope) sendHome() error {
 	parent := filepath.Dir(s.dir)
 	for _, pid := range pids {
 		err := writeFile(filepath.Join(parent, "cgroup.procs"), strconv.Itoa(pid))
-		if errors.Is(err, unix.EBUSY) {
-			err = writeFile(filepath.Join(parent, leafOfOthers, "cgroup.procs"), strconv.Itoa(pid))
+		for _, leaf := range []string{leafOfOthers, supervisorLeaf} {
+			if err == nil || errors.Is(err, unix.ESRCH) {
+				break
+			}
+			err = writeFile(filepath.Join(parent, leaf, "cgroup.procs"), strconv.Itoa(pid))
 		}
 		if err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("move process %d back to cgroup %s: %w", pid, parent, err)

@@ -70,6 +70,7 @@ type Stats struct {
 		Usage, Peak, Swap uint64 // bytes
 		Limit             int64  // bytes; -1 is none
 		Cache             uint64 // bytes of Usage that are file pages
+		InactiveFile      uint64 // bytes of Cache that the kernel would give up first
 	}
 	Pids struct {
 		Current uint64
@@ -126,7 +127,7 @@ func (s *Scope) readMemory(st *Stats) error {
 	st.Memory.Usage, st.Memory.Limit = uint64(number("memory.current")), number("memory.max")
 	st.Memory.Peak, st.Memory.Swap = uint64(number("memory.peak")), uint64(number("memory.swap.current"))
 	m, err := readPairs(s.file("memory.stat"))
-	st.Memory.Cache = m["file"]
+	st.Memory.Cache, st.Memory.InactiveFile = m["file"], m["inactive_file"]
 	return errors.Join(append(errs, err)...)
 }
 
