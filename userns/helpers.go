@@ -17,9 +17,9 @@ const (
 	cureHelper  = "as root: setcap cap_setuid+ep /usr/bin/newuidmap && setcap cap_setgid+ep /usr/bin/newgidmap"
 )
 
-// helpersUsable says why newuidmap and newgidmap cannot do their work here; nil if
+// HelpersUsable says why newuidmap and newgidmap cannot do their work here; nil if
 // nothing speaks against them.
-func helpersUsable() error {
+func HelpersUsable() error {
 	for _, name := range []string{"newuidmap", "newgidmap"} {
 		path, err := exec.LookPath(name)
 		if err != nil {

@@ -98,12 +98,12 @@ func TestHelpersWithoutPowerAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir)
-	err := helpersUsable()
+	err := HelpersUsable()
 	if err == nil || !strings.Contains(err.Error(), "neither setuid root") || !strings.Contains(cureOf(err), "setcap") {
 		t.Errorf("%v / %s", err, cureOf(err))
 	}
 	t.Setenv("PATH", t.TempDir())
-	if err := helpersUsable(); !errors.Is(err, exec.ErrNotFound) || !strings.Contains(cureOf(err), "uidmap") {
+	if err := HelpersUsable(); !errors.Is(err, exec.ErrNotFound) || !strings.Contains(cureOf(err), "uidmap") {
 		t.Errorf("%v / %s", err, cureOf(err))
 	}
 	m, err := Plan(Request{}, Current())

@@ -57,7 +57,7 @@ func Plan(req Request, id Identity) (Map, error) {
 		return Map{}, fmt.Errorf("look up subordinate ids of %s: %w", id, err)
 	}
 	if h.direct = mayWriteDirectly(); !h.direct && req.Mode != ModeSingle {
-		h.helpers = helpersUsable()
+		h.helpers = HelpersUsable()
 	}
 	return plan(req, id, h)
 }

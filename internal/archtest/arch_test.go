@@ -34,17 +34,33 @@ var mayImport = map[string][]string{
 	"internal/spec":     nil,
 	"internal/seccomp":  nil,
 	"internal/state":    nil,
+	"internal/volume":   nil,
+	"internal/events":   nil,
+	"internal/archive":  nil,
+	"internal/files":    {"fuseunion", "userns", "internal/archive", "internal/handoff", "internal/holder", "internal/monitor", "internal/rootfs", "internal/stage", "internal/state"},
 	"internal/handoff":  nil,
+	"internal/jsonlog":  nil,
 	"internal/rootfs":   nil,
 	"internal/stage":    {"internal/handoff", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp"},
-	"internal/monitor":  append([]string{"internal/handoff", "internal/stage", "internal/state", "internal/rootfs"}, libraries...),
-	"internal/launch":   {"userns", "cgdelegate", "slirp", "fuseunion", "internal/handoff", "internal/monitor", "internal/seccomp", "internal/spec", "internal/stage", "internal/state"},
+	"internal/doctor":   append([]string{"internal/handoff"}, libraries...),
+	"internal/monitor":  append([]string{"internal/infra", "internal/network", "internal/events", "internal/handoff", "internal/holder", "internal/jsonlog", "internal/stage", "internal/state", "internal/rootfs"}, libraries...),
+	"internal/launch":   {"internal/infra", "internal/network", "userns", "cgdelegate", "slirp", "fuseunion", "internal/events", "internal/handoff", "internal/holder", "internal/jsonlog", "internal/monitor", "internal/seccomp", "internal/spec", "internal/stage", "internal/state", "internal/volume"},
+	"internal/network":  {"internal/state"},
+	"internal/infra":    {"internal/handoff", "internal/network", "internal/state", "slirp"},
+	"internal/ladder":   {"userns", "internal/doctor"},
+	"internal/holder":   {"userns", "fuseunion", "cgdelegate", "internal/handoff", "internal/rootfs"},
 	"integration":       {"integration"},
+
+	"internal/infra/server": {"internal/handoff", "internal/holder", "internal/infra", "internal/monitor", "internal/network", "internal/stage", "internal/state", "slirp"},
+
+	"internal/imagemount": {"internal/handoff", "fuseunion", "userns"},
 }
 
 // onlyIn is: a module or package -> the packages of ours that alone may import it.
 var onlyIn = map[string][]string{
 	"github.com/hanwen/go-fuse":                   {"fuseunion"},
+	"github.com/google/nftables":                  {"slirp", "internal/infra/server"},
+	"github.com/vishvananda/netlink":              {"internal/infra/server"},
 	"github.com/godbus/dbus":                      {"cgdelegate"},
 	"github.com/google/go-containerregistry":      {"internal/image"},
 	"github.com/alecthomas/kong":                  {"cmd/urun"},

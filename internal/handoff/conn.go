@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -74,6 +75,9 @@ func FromFile(f *os.File) (*Conn, error) {
 // Close closes this end; the peer's Recv then returns io.EOF.
 func (c *Conn) Close() error { return c.unix.Close() }
 
+// SetDeadline bounds the wait of later Recv calls; the zero time is no bound.
+func (c *Conn) SetDeadline(t time.Time) error { return c.unix.SetReadDeadline(t) }
+
 // File returns a duplicate of this end, to be donated to another process.
 func (c *Conn) File() (*os.File, error) { return c.unix.File() }
 
@@ -119,6 +123,11 @@ func (c *Conn) Recv() (*Message, error) {
 	packet := make([]byte, 2*packetLimit)
 	oob := make([]byte, unix.CmsgSpace(4*filesLimit))
 	n, oobn, flags, _, err := c.unix.ReadMsgUnix(packet, oob)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The peer ended before it had read all that we sent (unix_release_sock, net/unix/af_unix.c). This is told once,
+		// and first: what the peer had said, such as why it ended, is still to be read.
+		n, oobn, flags, _, err = c.unix.ReadMsgUnix(packet, oob)
+	}
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return nil, io.EOF

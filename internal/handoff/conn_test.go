@@ -99,3 +99,17 @@ func TestExpectNamesTheWrongKind(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// The last words of a peer that did not read all that it was sent arrive, and then its end.
+func TestLastWordsAreHeard(t *testing.T) {
+	a, b := pair(t)
+	if err := errors.Join(b.Send("unread", nil), a.Send("failed", body{"why"}), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Expect("failed"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("after the end: %v", err)
+	}
+}

@@ -4,17 +4,24 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 )
 
 // The stages. A name starts with two underscores, which no command does.
 const (
+	Holder  = "__holder"
+	Infra   = "__infra"
 	Monitor = "__monitor"
 	Union   = "__union"
 	Network = "__network"
 	Init    = "__init"
 	Payload = "__payload"
 	Clean   = "__clean"
+	Mount   = "__mount"
+	Files   = "__files"
+	Doctor  = "__doctor"
+	Exec    = "__exec"
 )
 
 // connFD is where a stage finds its channel.
@@ -53,7 +60,14 @@ func Donated(cmd *exec.Cmd) {
 
 // Parent returns a stage's channel to the process that started it.
 func Parent() (*Conn, error) {
-	c, err := FromFile(os.NewFile(connFD, "parent"))
+	fd := connFD
+	if len(os.Args) > 2 { // see Execute
+		var err error
+		if fd, err = strconv.Atoi(os.Args[2]); err != nil || fd < connFD {
+			return nil, fmt.Errorf("not started by urun: channel %q", os.Args[2])
+		}
+	}
+	c, err := FromFile(os.NewFile(uintptr(fd), "parent"))
 	if err != nil {
 		return nil, fmt.Errorf("not started by urun: %w", err)
 	}

@@ -88,7 +88,7 @@ func (s *Store) seekable(f *os.File, info fs.FileInfo) (*os.File, error) {
 		err = f.Close()
 	}
 	if err != nil {
-		return nil, errors.Join(s.explainSpace(err), tmp.Close())
+		return nil, errors.Join(err, tmp.Close())
 	}
 	return tmp, nil
 }

@@ -14,7 +14,8 @@
 // Invariants:
 //
 //   - Nothing under layers, trees and images is ever written in place. A layer directory, a tree, a config and a
-//     name appear whole, by rename, after fsync. A process killed at any moment leaves only files in tmp.
+//     name appear whole, by rename, after fsync. A process killed at any moment, or a full disk, leaves only files in tmp, and
+//     a killed one that was removing an image layers that the next removal or prune takes.
 //   - Work in tmp is held by a flock on tmp/<key>.lock. Whoever gets that lock may remove tmp/<key>. Processes
 //     that want the same layer wait for the lock and then find the layer.
 //   - Whoever relies on a file that no committed image protects holds a shared flock on it (a pin). Removal takes

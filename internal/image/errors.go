@@ -15,6 +15,8 @@ var (
 	ErrReadOnly = errors.New("image store is read-only")
 	// ErrInUse says that a container or another process uses the image.
 	ErrInUse = errors.New("image is in use")
+	// ErrIncomplete says that the store has lost something of the image: pulling it again brings it back.
+	ErrIncomplete = errors.New("image is not whole")
 	// ErrDigest says that content is not what its digest says.
 	ErrDigest = errors.New("digest mismatch")
 	// ErrUnsupported says that the content is well-formed but of a kind that cannot be run or read here.

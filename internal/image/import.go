@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -29,7 +28,7 @@ type ImportOptions struct {
 func (s *Store) Import(ctx context.Context, r io.Reader, opt ImportOptions) (*Image, error) {
 	img, err := s.importTar(ctx, r, opt)
 	if err != nil {
-		return nil, fmt.Errorf("import image: %w", err)
+		return nil, fmt.Errorf("import image: %w", s.explainSpace(err))
 	}
 	return img, nil
 }
@@ -52,7 +51,7 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, opt ImportOptions) (
 	}
 	layer, diffID, err := s.importLayer(ctx, r)
 	if err != nil {
-		return nil, s.explainSpace(err)
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, layer.release()) }()
 	config.RootFS = ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}}
@@ -108,7 +107,7 @@ func (s *Store) importLayer(ctx context.Context, r io.Reader) (_ *lockFile, _ di
 	defer func() { err = errors.Join(err, place.close()) }()
 	l, err := pin(s.layerData(diffID))
 	if errors.Is(err, fs.ErrNotExist) {
-		l, err = s.publish(filepath.Join(dir, "data"), dir, s.layerDir(diffID))
+		l, err = s.publishLayer(place, dir, diffID)
 	}
 	return l, diffID, err
 }

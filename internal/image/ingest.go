@@ -44,13 +44,16 @@ func (s *Store) ingestLayer(ctx context.Context, b blob, diffID digest.Digest, r
 		if l != nil {
 			err = errors.Join(err, l.release())
 		}
-		return nil, fmt.Errorf("layer %s: %w", diffID, s.explainSpace(err))
+		return nil, fmt.Errorf("layer %s: %w", diffID, err)
 	}
 	report(EventDone)
 	return l, nil
 }
 
 func (s *Store) explainSpace(err error) error {
+	if hinted := (*hintError)(nil); errors.As(err, &hinted) {
+		return err
+	}
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return withHint(err, "free space in %s, with `urun image prune -a` perhaps, or choose another store with --root", s.root)
 	}
@@ -62,6 +65,15 @@ func (s *Store) fetchLayer(ctx context.Context, w *workDir, b blob, diffID diges
 		return streamLayer(ctx, b, diffID, m, data, index)
 	})
 	if err != nil {
+		return nil, err
+	}
+	return s.publishLayer(w, dir, diffID)
+}
+
+// publishLayer puts the directory of a layer in its place. place is the work directory of the layer's key.
+func (s *Store) publishLayer(place *workDir, dir string, diffID digest.Digest) (*lockFile, error) {
+	// There is no layer, but perhaps half of one.
+	if err := s.discardLayer(place, diffID); err != nil {
 		return nil, err
 	}
 	return s.publish(filepath.Join(dir, "data"), dir, s.layerDir(diffID))

@@ -18,7 +18,7 @@ type LoadOptions struct {
 func (s *Store) Load(ctx context.Context, f *os.File, opt LoadOptions) ([]*Image, error) {
 	images, err := s.loadArchive(ctx, f, opt)
 	if err != nil {
-		return images, fmt.Errorf("load %s: %w", f.Name(), err)
+		return images, fmt.Errorf("load %s: %w", f.Name(), s.explainSpace(err))
 	}
 	return images, nil
 }

@@ -42,7 +42,7 @@ type PullOptions struct {
 func (s *Store) Pull(ctx context.Context, ref string, opt PullOptions) (*Image, error) {
 	img, err := s.pull(ctx, ref, opt)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", ref, err)
+		return nil, fmt.Errorf("pull %s: %w", ref, s.explainSpace(err))
 	}
 	return img, nil
 }
@@ -57,7 +57,8 @@ func (s *Store) pull(ctx context.Context, ref string, opt PullOptions) (*Image, 
 	case "", PolicyAlways:
 	case PolicyMissing, PolicyNever:
 		img, err := s.resolve(ref)
-		if err == nil && want.check(img) == nil || opt.Policy == PolicyNever || err != nil && !errors.Is(err, ErrNotFound) {
+		missing := errors.Is(err, ErrNotFound) || errors.Is(err, ErrIncomplete)
+		if err == nil && want.check(img) == nil || opt.Policy == PolicyNever || err != nil && !missing {
 			return img, err
 		}
 	default:
@@ -142,12 +143,12 @@ func (s *Store) add(ctx context.Context, f *found, want wantPlatform, rep *repor
 	}
 	tree, err := s.pinnedTree(ctx, img)
 	if err != nil {
-		return nil, s.explainSpace(err)
+		return nil, err
 	}
 	pins.add(tree)
 	config, err := s.commit(ctx, img, f.names)
 	if err != nil {
-		return nil, s.explainSpace(err)
+		return nil, err
 	}
 	pins.add(config) // a prune at this moment leaves it until it has been read back
 	img, err = s.load(img.ID)
@@ -227,13 +228,8 @@ func (s *Store) commit(ctx context.Context, img *Image, names []Reference) (_ *l
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.release()) }()
-	if err := s.writeConfig(img); err != nil {
+	if err := s.writeFiles(append(s.configFiles(img), s.nameFiles(img.ID, names...)...)...); err != nil {
 		return nil, err
-	}
-	for _, n := range names {
-		if err := s.setName(n, img.ID); err != nil {
-			return nil, err
-		}
 	}
 	return pin(s.configPath(img.ID))
 }

@@ -57,10 +57,14 @@ func (s *Store) resolve(ref string) (*Image, error) {
 		return nil, err
 	}
 	img, err := s.load(id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotFound // the name was read just before the image was removed
+	if err == nil {
+		err = s.ensureTree(context.Background(), img)
 	}
 	if err != nil {
+		// The name was read just before the image was removed, which takes its config first.
+		if _, serr := os.Stat(s.configPath(id)); errors.Is(serr, fs.ErrNotExist) {
+			return nil, ErrNotFound
+		}
 		return nil, err
 	}
 	switch {
@@ -68,9 +72,6 @@ func (s *Store) resolve(ref string) (*Image, error) {
 		img.Digests = []string{name.String()}
 	case name.Tag != "":
 		img.Names = []string{name.String()}
-	}
-	if err := s.ensureTree(context.Background(), img); err != nil {
-		return nil, err
 	}
 	return img, nil
 }
@@ -188,7 +189,7 @@ func (s *Store) load(id digest.Digest) (*Image, error) {
 		return nil, err
 	}
 	if digest.FromBytes(raw) != id {
-		return nil, withHint(fmt.Errorf("config of %s: %w", id, ErrDigest), "remove the image and pull it again")
+		return nil, withHint(fmt.Errorf("%w: config of %s: %w", ErrIncomplete, id, ErrDigest), "pull the image again")
 	}
 	img, err := s.describe(raw)
 	if err != nil {
@@ -197,8 +198,11 @@ func (s *Store) load(id digest.Digest) (*Image, error) {
 	for i := range img.Layers {
 		l := &img.Layers[i]
 		info, err := os.Stat(l.Data)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("layer %s is missing", l.DiffID) // fs.ErrNotExist would say that there is no such image
+		}
 		if err != nil {
-			return nil, withHint(fmt.Errorf("layer %s is missing: %s", l.DiffID, err), "pull the image again")
+			return nil, withHint(fmt.Errorf("%w: %w", ErrIncomplete, err), "pull the image again")
 		}
 		l.Size = info.Size()
 		img.Size += l.Size
@@ -275,20 +279,23 @@ func readNameFile(path string) (digest.Digest, Reference, error) {
 	return id, name, nil
 }
 
-// setName points name at id, away from what it named before. The store lock must be held.
-func (s *Store) setName(name Reference, id digest.Digest) error {
-	if old, err := s.readName(name); err == nil && old == id {
-		return nil
+// nameFiles gives the files to be written so that names stand for id, away from what they stood for before.
+func (s *Store) nameFiles(id digest.Digest, names ...Reference) (files []newFile) {
+	for _, name := range names {
+		if old, err := s.readName(name); err == nil && old == id {
+			continue
+		}
+		files = append(files, newFile{s.namePath(name), fmt.Appendf(nil, "%s\n%s\n", id, name)})
 	}
-	return s.writeFile(s.namePath(name), fmt.Appendf(nil, "%s\n%s\n", id, name))
+	return files
 }
 
-// writeConfig makes an image visible by its id. The store lock must be held.
-func (s *Store) writeConfig(img *Image) error {
-	if _, err := os.Stat(s.configPath(img.ID)); err == nil {
+// configFiles gives the file to be written so that an image is visible by its id.
+func (s *Store) configFiles(img *Image) []newFile {
+	if old, err := os.ReadFile(s.configPath(img.ID)); err == nil && digest.FromBytes(old) == img.ID {
 		return nil
 	}
-	return s.writeFile(s.configPath(img.ID), img.RawConfig)
+	return []newFile{{s.configPath(img.ID), img.RawConfig}}
 }
 
 // names reads all names of the store.
@@ -305,7 +312,7 @@ func (s *Store) names() (map[digest.Digest][]Reference, error) {
 			continue // removed since the directory was read
 		}
 		if err != nil {
-			return nil, err
+			return nil, withHint(err, "urun image verify --repair")
 		}
 		names[id] = append(names[id], name)
 	}
@@ -366,15 +373,26 @@ func (img *Image) addNames(names []Reference) {
 // Hold keeps rmi and prune, also of other processes, away from an image until release is called. It fails with
 // ErrNotFound if the image has been removed since it was resolved.
 func (s *Store) Hold(img *Image) (release func(), err error) {
+	f, err := s.HoldFile(img)
+	if err != nil {
+		return nil, err
+	}
+	// Closing a file that was only read loses nothing.
+	return func() { _ = f.Close() }, nil
+}
+
+// HoldFile is Hold by a file: the image is held until the last process that has it, by inheritance or by SCM_RIGHTS,
+// closes it.
+func (s *Store) HoldFile(img *Image) (*os.File, error) {
 	l, err := pin(s.configPath(img.ID))
 	switch {
 	case s.readOnly && (errors.Is(err, unix.ENOLCK) || errors.Is(err, unix.EOPNOTSUPP)):
-		return func() {}, nil // a file system without locks; whoever shares a store on one must not prune it meanwhile
+		// A file system without locks; whoever shares a store on one must not prune it meanwhile.
+		return os.Open(s.configPath(img.ID))
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("hold image %s: %w", img.ID, ErrNotFound)
 	case err != nil:
 		return nil, fmt.Errorf("hold image %s: %w", img.ID, err)
 	}
-	// Closing a file that was only read loses nothing.
-	return func() { _ = l.release() }, nil
+	return l.f, nil
 }

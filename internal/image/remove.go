@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -38,8 +39,8 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (err error) {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
-	if err := s.setName(target, id); err != nil {
-		return fmt.Errorf("tag %s: %w", ref, err)
+	if err := s.writeFiles(s.nameFiles(id, target)...); err != nil {
+		return fmt.Errorf("tag %s: %w", ref, s.explainSpace(err))
 	}
 	return nil
 }
@@ -165,6 +166,15 @@ func (s *Store) deleteImage(id digest.Digest, names []Reference, r *Removed) (er
 // collect removes layers and trees that no image is made of, except what a pull at work has pinned. The store lock must be held: no
 // image appears meanwhile.
 func (s *Store) collect(r *Removed) error {
+	// A power loss must not bring back an image without its layers.
+	if err := syncDir(s.path("images", "sha256")); err != nil {
+		return err
+	}
+	if s.release != nil {
+		if err := s.release(); err != nil {
+			return err
+		}
+	}
 	layers, trees, err := s.live()
 	if err != nil {
 		return err
@@ -199,9 +209,10 @@ func (s *Store) live() (layers, trees map[string]bool, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		// What cannot be read may be made of anything, so nothing may go.
 		img, err := s.describe(raw)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, withHint(err, "urun image verify --repair")
 		}
 		trees[img.ChainID.Encoded()] = true
 		for _, l := range img.Layers {
@@ -211,10 +222,16 @@ func (s *Store) live() (layers, trees map[string]bool, err error) {
 	return layers, trees, nil
 }
 
+// removeLayer removes a layer unless it is pinned, or somebody brings it in at this moment.
 func (s *Store) removeLayer(d digest.Digest, r *Removed) (err error) {
+	w, ok, err := s.tryWork(d.Encoded())
+	if err != nil || !ok {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
 	l, free, err := lockForRemoval(s.layerData(d))
 	if errors.Is(err, fs.ErrNotExist) {
-		return os.RemoveAll(s.layerDir(d)) // no layer: its data file is there from the first moment
+		return s.discardLayer(w, d) // what a power loss left of one
 	}
 	if err != nil || !free {
 		return err
@@ -224,18 +241,23 @@ func (s *Store) removeLayer(d digest.Digest, r *Removed) (err error) {
 	if err != nil {
 		return err
 	}
-	// Out of sight in one step, so that nobody finds half a layer.
-	w, err := s.work(context.Background(), "gone-"+d.Encoded(), nil)
-	if err != nil {
-		return err
-	}
-	err = os.Rename(s.layerDir(d), w.dir+"/layer")
-	if err = errors.Join(err, w.close()); err != nil {
+	if err := s.discardLayer(w, d); err != nil {
 		return err
 	}
 	r.Layers = append(r.Layers, d)
 	r.Freed += size
 	return nil
+}
+
+// discardLayer removes what is at the place of a layer, if anything: out of sight in one step, so that nobody finds half of
+// it. w is the work directory of the layer's key, under whose lock alone layers come and go.
+func (s *Store) discardLayer(w *workDir, d digest.Digest) error {
+	gone := filepath.Join(w.dir, "gone")
+	err := os.Rename(s.layerDir(d), gone)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return errors.Join(err, os.RemoveAll(gone))
 }
 
 func (s *Store) collectTrees(live map[string]bool, r *Removed) error {
@@ -271,6 +293,9 @@ func diskUse(paths ...string) (int64, error) {
 	var sum int64
 	for _, p := range paths {
 		info, err := os.Stat(p)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a power loss took it
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -280,8 +305,9 @@ func diskUse(paths ...string) (int64, error) {
 }
 
 // Prune removes images without a tag, or with all every image, unless a container or another process uses it; and
-// layers and trees that no image is made of, which broken-off pulls leave.
-func (s *Store) Prune(ctx context.Context, all bool) (r Removed, err error) {
+// layers and trees that no image is made of, which broken-off pulls leave. If choose is not nil, only images that it
+// says yes to.
+func (s *Store) Prune(ctx context.Context, all bool, choose func(*Image) bool) (r Removed, err error) {
 	if err := s.writable(); err != nil {
 		return r, err
 	}
@@ -290,13 +316,13 @@ func (s *Store) Prune(ctx context.Context, all bool) (r Removed, err error) {
 		return r, fmt.Errorf("prune images: %w", err)
 	}
 	defer func() { err = errors.Join(err, l.release()) }()
-	if err := s.prune(all, &r); err != nil {
+	if err := s.prune(all, choose, &r); err != nil {
 		return r, fmt.Errorf("prune images: %w", err)
 	}
 	return r, nil
 }
 
-func (s *Store) prune(all bool, r *Removed) error {
+func (s *Store) prune(all bool, choose func(*Image) bool, r *Removed) error {
 	used, err := s.usedByContainers()
 	if err != nil {
 		return err
@@ -313,6 +339,12 @@ func (s *Store) prune(all bool, r *Removed) error {
 		tagged := slices.ContainsFunc(names[id], func(n Reference) bool { return n.Digest == "" })
 		if used[id] || tagged && !all {
 			continue
+		}
+		if choose != nil {
+			img, err := s.Resolve(id.String())
+			if err != nil || !choose(img) {
+				continue // one that cannot be read is for image verify
+			}
 		}
 		if err := s.deleteImage(id, names[id], r); err != nil && !errors.Is(err, ErrInUse) {
 			return err

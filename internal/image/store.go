@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -23,6 +25,9 @@ type Options struct {
 
 	// InUse tells which images containers are made of, so that Remove and Prune leave them alone. Nil: none.
 	InUse func() (map[digest.Digest]bool, error)
+	// Release is called before files are removed: it has those who keep files of
+	// images open without need let go of them. Nil: there are none.
+	Release func() error
 }
 
 // Store is an image store on disk. It keeps nothing open; its methods may be called at the same time, also by
@@ -31,6 +36,7 @@ type Store struct {
 	root     string
 	readOnly bool
 	inUse    func() (map[digest.Digest]bool, error)
+	release  func() error
 }
 
 // Open opens the store, creating its layout where that is missing. A store that this user may not write is opened
@@ -40,7 +46,7 @@ func Open(opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", opt.Root, err)
 	}
-	s := &Store{root: root, readOnly: opt.ReadOnly, inUse: opt.InUse}
+	s := &Store{root: root, readOnly: opt.ReadOnly, inUse: opt.InUse, release: opt.Release}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", root, err)
 	}
@@ -87,12 +93,17 @@ func (s *Store) create() error {
 			return err
 		}
 	}
+	for _, dir := range []string{".", "layers", "images"} {
+		if err := syncDir(s.path(dir)); err != nil {
+			return err
+		}
+	}
 	l, err := s.lockStore(context.Background())
 	if err != nil {
 		return err
 	}
 	// Last, since it says that the rest is there.
-	return errors.Join(s.writeFile(s.path("version"), []byte(formatVersion)), l.release())
+	return errors.Join(s.writeFiles(newFile{s.path("version"), []byte(formatVersion)}), l.release())
 }
 
 // Root is the directory of the store.
@@ -133,14 +144,26 @@ func (s *Store) sweep() error {
 	}
 	for _, e := range entries {
 		key, isLock := strings.CutSuffix(e.Name(), ".lock")
-		if !isLock {
-			continue // a work directory goes with its lock
+		switch {
+		case isLock:
+			err = s.sweepKey(key)
+		case e.IsDir() && !slices.ContainsFunc(entries, func(o fs.DirEntry) bool { return o.Name() == key+".lock" }):
+			// A work directory goes with its lock, which a power loss may have taken alone.
+			err = s.sweepOrphan(key)
 		}
-		if err := s.sweepKey(key); err != nil {
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *Store) sweepOrphan(key string) error {
+	w, ok, err := s.tryWork(key)
+	if err != nil || !ok {
+		return err
+	}
+	return w.close()
 }
 
 func (s *Store) sweepKey(key string) error {
@@ -171,6 +194,27 @@ func (s *Store) work(ctx context.Context, key string, onWait func()) (*workDir, 
 	if err != nil {
 		return nil, err
 	}
+	return newWorkDir(l, dir)
+}
+
+// tryWork is work that does not wait; ok is false if another process has the key.
+func (s *Store) tryWork(key string) (w *workDir, ok bool, err error) {
+	dir := s.path("tmp", key)
+	f, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, false, err
+	}
+	if ok, err = tryFlock(f, unix.LOCK_EX); ok {
+		ok, err = stillNamed(f, dir+".lock")
+	}
+	if err != nil || !ok {
+		return nil, false, errors.Join(err, f.Close())
+	}
+	w, err = newWorkDir(&lockFile{f}, dir)
+	return w, err == nil, err
+}
+
+func newWorkDir(l *lockFile, dir string) (*workDir, error) {
 	w := &workDir{lock: l, dir: dir}
 	// What is there was left by a process that died: its lock was free.
 	if err := os.RemoveAll(dir); err != nil {
@@ -188,11 +232,45 @@ func (w *workDir) close() error {
 	return errors.Join(os.RemoveAll(w.dir), os.Remove(w.dir+".lock"), w.lock.release())
 }
 
-// writeFile makes a file appear whole under its name, surviving a crash. The store lock must be held: there is one
-// name for the temporary file, so a killed process leaves at most one, and the next writer reuses it.
-func (s *Store) writeFile(path string, data []byte) (err error) {
-	tmp := s.path("tmp", "commit")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+// newFile is a file to be made.
+type newFile struct {
+	path string
+	data []byte
+}
+
+// writeFiles makes files appear under their names in this order, each whole and surviving a crash. If there is not the
+// room for all of them, none appears. The store lock must be held.
+func (s *Store) writeFiles(files ...newFile) (err error) {
+	if len(files) == 0 {
+		return nil
+	}
+	w, err := s.work(context.Background(), "commit", nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	tmp := func(i int) string { return filepath.Join(w.dir, strconv.Itoa(i)) }
+	for i, f := range files {
+		if err := writeSynced(tmp(i), f.data); err != nil {
+			return err
+		}
+	}
+	for i, f := range files {
+		if err := os.Rename(tmp(i), f.path); err != nil {
+			return err
+		}
+		// What comes later stands for what came before: a name for a config.
+		if dir := filepath.Dir(f.path); i+1 == len(files) || dir != filepath.Dir(files[i+1].path) {
+			if err := syncDir(dir); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func writeSynced(path string, data []byte) error {
+	f, err := createFile(path)
 	if err != nil {
 		return err
 	}
@@ -200,14 +278,7 @@ func (s *Store) writeFile(path string, data []byte) (err error) {
 	if err == nil {
 		err = f.Sync()
 	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	return syncDir(filepath.Dir(path))
+	return errors.Join(err, f.Close())
 }
 
 // syncDir makes a rename in dir survive a crash.

@@ -154,7 +154,7 @@ func TestRemove(t *testing.T) {
 	if _, err := s.Remove(ctx, refOne, true); !errors.Is(err, ErrInUse) {
 		t.Errorf("an image that a container uses: %v", err)
 	}
-	if r, err := s.Prune(ctx, true); err != nil || !slices.Equal(r.Deleted, []digest.Digest{two.id}) {
+	if r, err := s.Prune(ctx, true, nil); err != nil || !slices.Equal(r.Deleted, []digest.Digest{two.id}) {
 		t.Errorf("prune beside a container: %+v, %v", r, err)
 	}
 	pull(t, s, refTwo)
@@ -190,7 +190,7 @@ func TestPruneTakesDanglingImagesAndLooseLayers(t *testing.T) {
 	for _, f := range []string{"data", "index"} {
 		must(t, os.WriteFile(filepath.Join(loose, f), []byte("12345"), 0o644))
 	}
-	r, err := s.Prune(ctx, false)
+	r, err := s.Prune(ctx, false, nil)
 	if err != nil || !slices.Equal(r.Deleted, []digest.Digest{first.id}) || len(r.Layers) != 2 {
 		t.Errorf("%+v, %v", r, err)
 	}

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/urun-dev/urun/fuseunion"
 )
 
 // ensureTree makes the merged tree of an image if it is not there.
@@ -37,34 +35,11 @@ func (s *Store) pinnedTree(ctx context.Context, img *Image) (*lockFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := s.buildTree(w, img)
+	l, err := pin(img.Tree)
+	if errors.Is(err, fs.ErrNotExist) {
+		l, err = s.writeTree(ctx, w, img)
+	}
 	return l, errors.Join(err, w.close())
-}
-
-func (s *Store) buildTree(w *workDir, img *Image) (*lockFile, error) {
-	if l, err := pin(img.Tree); !errors.Is(err, fs.ErrNotExist) {
-		return l, err // another process has made it meanwhile
-	}
-	layers := make([]fuseunion.Layer, len(img.Layers))
-	for i, l := range img.Layers {
-		layers[i] = fuseunion.Layer{Data: l.Data, Index: l.Index}
-	}
-	tmp := filepath.Join(w.dir, "tree")
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	err = fuseunion.MergeTree(layers, f)
-	if errors.Is(err, fuseunion.ErrDamaged) {
-		err = withHint(err, "remove the image (urun rmi -f %s) and pull it again", img.ShortID())
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("merge layers of %s: %w", img.ID, err)
-	}
-	return s.publish(tmp, tmp, img.Tree)
 }
 
 // publish renames from to to and makes that survive a crash. pinned is the file below from that is pinned, before anyone can see it.

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,15 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/events"
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/jsonlog"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/seccomp"
 	"github.com/urun-dev/urun/internal/spec"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/slirp"
 	"github.com/urun-dev/urun/userns"
 )
 
-// Plan is a container that is to be started.
+// Plan is a container that is to be made and started. What of it outlives the
+// command is kept on disk between the two (saved.go).
 type Plan struct {
 	Exe       string // this binary
 	StateRoot string // where containers and volumes are kept
@@ -31,54 +37,97 @@ type Plan struct {
 	Map       userns.Map
 	// Passwd and Group are the image's files, for when a line is to be added.
 	Passwd, Group []byte
-	// Stdio are the container's standard files; a detached container or one
-	// with a terminal has none of the command's.
-	Stdio [3]*os.File
-	Debug bool
+	// Cgroup is the container's, if it was asked for before.
+	Cgroup *PendingCgroup
+	Debug  bool
+
+	filter filter
 }
 
-// Start makes the container and starts it by the pending monitor. On an error
+// Terms are how a container is started this time.
+type Terms struct {
+	// Stdio are the command's standard files, or what stands for them.
+	Stdio [3]*os.File
+	// Attached: Stdio is where the container's output goes, and input comes from.
+	Attached bool
+	// Detach: the container outlives the command.
+	Detach bool
+	// Size of the command's terminal; nil if it has none.
+	Size *monitor.Size
+}
+
+// Run makes a container and starts it by the pending monitor. On an error
 // nothing of the container is left.
-func Start(p Plan, pending *Pending) (*Session, error) {
+func Run(p Plan, t Terms, pending *Pending) (*Session, error) {
+	handle, err := Create(&p)
+	if err != nil {
+		pending.Cancel()
+		return nil, errors.Join(err, p.Cgroup.Abandon())
+	}
+	// The monitor has the lock too and keeps it.
+	defer handle.Close()
+	session, err := p.start(handle, t, pending, false)
+	if err != nil {
+		return nil, errors.Join(err, monitor.Discard(handle, p.Exe))
+	}
+	return session, nil
+}
+
+// Start starts a container that is there and does not run. On an error it is
+// as it was, or its record says what went wrong.
+func Start(p Plan, handle *state.Handle, t Terms, pending *Pending) (*Session, error) {
+	before := handle.Record
+	err := handle.Begin()
+	if err != nil {
+		pending.Cancel()
+		return nil, err
+	}
+	handle.Record.Remove = p.Container.Remove
+	session, err := p.start(handle, t, pending, true)
+	if err != nil {
+		handle.Record = before
+		handle.Error = err.Error()
+		return nil, errors.Join(err, handle.Save())
+	}
+	return session, nil
+}
+
+// start has the monitor start a container whose lock is held.
+func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool) (session *Session, err error) {
 	asked := false
+	cgroup := p.cgroup(t, pending)
 	defer func() {
 		if !asked {
 			pending.Cancel()
+			err = errors.Join(err, cgroup.Abandon())
 		}
 	}()
-	filter, err := compileSeccomp(p.Container)
-	if err != nil {
-		return nil, err
-	}
 	joins, err := p.joins()
 	if err != nil {
 		return nil, err
 	}
 	defer joins.close()
-	handle, req, err := p.create()
+	req, err := p.request(handle)
 	if err != nil {
 		return nil, err
 	}
-	// The monitor has the lock too and keeps it.
-	defer handle.Close()
+	req.Detach, req.Attached, req.Size, req.Again = t.Detach, t.Attached, t.Size, again
 	init := p.initConfig(handle, req)
-	init.Seccomp, init.SeccompFlags = filter.program, filter.flags
 	init.Join, init.SharedShm = joins.kinds, joins.shm != nil
+	init.CgroupNS = p.Container.Namespaces.Cgroup.Mode == spec.Private
 	if req.Init, err = json.Marshal(init); err != nil {
-		return nil, errors.Join(fmt.Errorf("encode set-up: %w", err), monitor.Discard(handle, p.Exe))
+		return nil, fmt.Errorf("encode set-up: %w", err)
 	}
 	req.Joins, req.JoinPID, req.SharedShm = len(joins.kinds), joins.pid != nil, joins.shm != nil
 	req.Cloneflags = joins.cloneflags(p.Container)
-	files := append(p.Stdio[:], handle.File())
-	scope, err := p.limit(pending, handle)
+	files := append(t.Stdio[:], handle.File())
+	leaf, err := cgroup.await(handle, req)
 	if err != nil {
-		return nil, errors.Join(err, monitor.Discard(handle, p.Exe))
+		return nil, err
 	}
-	if scope != nil {
-		defer scope.Close()
-		req.HasCgroup = true
-		req.Record.Cgroup = handle.Cgroup
-		files = append(files, scope)
+	if leaf != nil {
+		defer leaf.Close()
+		files = append(files, leaf)
 	}
 	files = append(files, joins.files...)
 	for _, f := range []*os.File{joins.pid, joins.shm} {
@@ -87,72 +136,135 @@ func Start(p Plan, pending *Pending) (*Session, error) {
 		}
 	}
 	asked = true
-	session, err := pending.Run(*req, files)
-	if err != nil {
-		return nil, errors.Join(err, monitor.Discard(handle, p.Exe))
+	if session, err = pending.Run(*req, files); err != nil {
+		return nil, err
 	}
+	cgroup.tell(session)
 	return session, nil
 }
 
-// create makes the container on disk and the request to its monitor.
-func (p Plan) create() (*state.Handle, *monitor.Request, error) {
+// cgroup is the one that was asked for when the command began, or asks now.
+func (p *Plan) cgroup(t Terms, pending *Pending) *PendingCgroup {
+	if p.Cgroup != nil {
+		return p.Cgroup
+	}
+	c := p.Container
+	return BeginCgroup(CgroupRequest{
+		ID: c.ID, Name: c.Name, Mode: c.Cgroups, Parent: c.Spec.Linux.CgroupsPath, Detach: t.Detach, Resources: c.Spec.Linux.Resources,
+	}, pending)
+}
+
+// Create makes the container on disk. The handle that it returns has its lock,
+// its record says "creating". On an error nothing is left.
+func Create(p *Plan) (*state.Handle, error) {
 	c := p.Container
 	st, err := state.Open(p.StateRoot)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
+	}
+	if p.filter, err = compileSeccomp(c); err != nil {
+		return nil, err
 	}
 	net, err := slirpConfig(c.Network)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	files, err := p.etcFiles(net)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	rec := p.record()
-	if rec.Volumes, err = nameVolumes(c, p.StateRoot); err != nil {
-		return nil, nil, err
+	if rec.Networks, err = endpoints(c.Network, p.StateRoot); err != nil {
+		return nil, err
 	}
+	if err := nameVolumes(c, p.StateRoot, &rec); err != nil {
+		return nil, err
+	}
+	release, err := holdVolumes(c, p.StateRoot)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	// The container appears when all of it is there: whoever sees it may read it.
 	handle, err := st.Create(rec, func(dir string) error {
 		for _, sub := range []string{"upper", "work", "etc"} {
 			if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
 				return err
 			}
 		}
-		return errors.Join(makeVolumes(c), bindEtc(c, filepath.Join(dir, "etc"), files))
+		if err := errors.Join(makeVolumes(c, p.StateRoot, &rec), bindEtc(c, filepath.Join(dir, "etc"), files)); err != nil {
+			return err
+		}
+		placeEtc(c, filepath.Join(st.Dir(rec.ID), "etc"))
+		return errors.Join(state.SaveSpec(dir, c.Spec), p.save(dir))
 	})
 	if err != nil {
-		return nil, nil, errors.Join(err, removeAll(rec.Volumes))
+		return nil, errors.Join(err, removeAll(rec.Volumes))
 	}
-	placeEtc(c, filepath.Join(handle.Dir(), "etc"))
-	if err := state.SaveSpec(handle.Dir(), c.Spec); err != nil {
-		return nil, nil, errors.Join(err, monitor.Discard(handle, p.Exe))
+	// The log of events is never a reason to fail.
+	_ = events.Append(p.StateRoot, events.OfContainer("create", events.Container{ID: rec.ID, Name: rec.Name, Image: rec.Image, Labels: rec.Labels}))
+	return handle, nil
+}
+
+// request is what the monitor is asked for, but for the files that go with it.
+func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
+	c := p.Container
+	net, err := slirpConfig(c.Network)
+	if err != nil {
+		return nil, err
 	}
-	req := &monitor.Request{
+	outside, err := handoff.UserNamespace()
+	if err != nil {
+		return nil, err
+	}
+	return &monitor.Request{
 		StateRoot: p.StateRoot,
 		Record:    handle.Record,
+		Outside:   outside,
 		Image:     p.Image,
-		Detach:    c.Detach,
+		RootDir:   &monitor.Image{Dir: c.Rootfs, Serve: ServeOptions(p.Map)},
+		Storage:   stage.Storage(c.Storage),
+		Volatile:  c.Remove || c.Volatile,
 		Debug:     p.Debug,
 		Network:   networkKind(c.Network),
 		Slirp:     net,
+		Bridge:    c.Network.Mode == "bridge",
+		Hostnames: hostnames(c),
+		Terminal:  c.TTY,
+		OpenStdin: c.Interactive,
+		Log:       monitor.Log{None: c.Log.Driver == "none", Options: jsonlog.Options{MaxSize: c.Log.MaxSize, MaxFiles: c.Log.MaxFiles}},
+		Health:    healthCheck(c.Health),
+	}, nil
+}
+
+func healthCheck(h *spec.Health) *monitor.HealthCheck {
+	if h == nil {
+		return nil
 	}
-	return handle, req, nil
+	return &monitor.HealthCheck{
+		Command: h.Command(), Interval: h.Interval, Timeout: h.Timeout,
+		StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries,
+	}
 }
 
 // initConfig is what the container's init gets to know.
-func (p Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Config {
+func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Config {
 	c := p.Container
+	// What has been written decides how it is to be read.
+	storage := cmp.Or(handle.Storage, c.Storage)
 	return stage.Config{
-		Dir:        handle.Dir(),
-		LowerDir:   c.Rootfs,
-		Volatile:   c.Remove || c.Volatile,
-		Spec:       c.Spec,
-		Network:    req.Network,
-		Slirp:      req.Slirp,
-		Reap:       c.Init,
-		Root:       p.Map.Contains(0) && p.Map.ContainsGID(0),
-		KeepGroups: c.KeepGroups,
+		Dir:          handle.Dir(),
+		LowerDir:     c.Rootfs,
+		Storage:      stage.Storage(storage),
+		Volatile:     c.Remove || c.Volatile,
+		Spec:         c.Spec,
+		Network:      req.Network,
+		Slirp:        req.Slirp,
+		Reap:         c.Init,
+		Root:         p.Map.Contains(0) && p.Map.ContainsGID(0),
+		KeepGroups:   c.KeepGroups,
+		Seccomp:      p.filter.Program,
+		SeccompFlags: p.filter.Flags,
 	}
 }
 
@@ -167,8 +279,12 @@ func removeAll(dirs []string) error {
 func networkKind(n spec.Network) stage.Network {
 	switch n.Mode {
 	case "slirp":
+		if slirp.External(n.Slirp.Driver) {
+			return stage.NetworkNone // until the driver's program comes
+		}
 		return stage.NetworkSlirp
-	case "none":
+	case "none", "bridge":
+		// The interfaces of a bridge come from outside.
 		return stage.NetworkNone
 	}
 	return stage.NetworkShared
@@ -180,6 +296,7 @@ func (p Plan) record() state.Record {
 		ID: c.ID, Name: c.Name, Image: c.Image, ImageID: p.ImageID,
 		Created: time.Now(), Status: state.Creating,
 		Remove: c.Remove, Labels: c.Labels, Command: c.Spec.Process.Args,
+		Restart:    state.Restart{Policy: c.Restart.Policy, Retries: c.Restart.Retries},
 		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
 		UIDs: Mappings(p.Map.UIDs), GIDs: Mappings(p.Map.GIDs),
 	}
@@ -218,9 +335,10 @@ func idRanges(ranges []userns.Range) []fuseunion.IDRange {
 	return all
 }
 
+// filter is a compiled seccomp filter.
 type filter struct {
-	program seccomp.Program
-	flags   uint
+	Program seccomp.Program
+	Flags   uint
 }
 
 // compileSeccomp makes the container's filter.

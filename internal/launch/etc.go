@@ -7,10 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/urun-dev/urun/internal/network"
 	"github.com/urun-dev/urun/internal/spec"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/slirp"
@@ -24,7 +26,7 @@ var etcNames = [...]string{"hosts", "hostname", "resolv.conf", "passwd", "group"
 
 // etcFiles are the files in /etc that are not the image's: they tell of the
 // container's name and network, and with keep-id of the caller.
-func (p Plan) etcFiles(net slirp.Config) (map[string]string, error) {
+func (p *Plan) etcFiles(net slirp.Config) (map[string]string, error) {
 	c := p.Container
 	files := map[string]string{}
 	if c.PasswdLine != "" {
@@ -40,8 +42,10 @@ func (p Plan) etcFiles(net slirp.Config) (map[string]string, error) {
 	if files["hosts"], err = hostsFile(c, net); err != nil {
 		return nil, err
 	}
-	if files["resolv.conf"], err = resolvConf(c, net); err != nil {
-		return nil, err
+	if !c.Network.KeepResolvConf {
+		if files["resolv.conf"], err = resolvConf(c, net); err != nil {
+			return nil, err
+		}
 	}
 	files["hostname"] = c.Spec.Hostname + "\n"
 	return files, nil
@@ -57,7 +61,7 @@ func withLine(file []byte, line string) string {
 
 // borrowEtc takes the files that tell of a network from the container that it
 // is shared with.
-func (p Plan) borrowEtc(files map[string]string) error {
+func (p *Plan) borrowEtc(files map[string]string) error {
 	st, err := state.Open(p.StateRoot)
 	if err != nil {
 		return err
@@ -93,14 +97,19 @@ func hostsFile(c *spec.Container, net slirp.Config) (string, error) {
 	for _, h := range c.Network.Hosts {
 		ip := h.IP
 		if ip == hostGateway {
-			ip = net.Gateway4.String()
+			gw, err := gatewayToHost(c.Network, net)
+			if err != nil {
+				return "", fmt.Errorf("--add-host %s:%s: %w", h.Name, hostGateway, err)
+			}
+			ip = gw.String()
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", ip, h.Name)
 	}
-	names := c.Spec.Hostname
-	if c.Spec.Domainname != "" {
-		names = c.Spec.Hostname + "." + c.Spec.Domainname + " " + names
+	if c.Network.Mode == "slirp" && net.AllowHostLoopback {
+		// Also for who asks other resolvers than the forwarder.
+		fmt.Fprintf(&b, "%s\thost.containers.internal host.docker.internal\n", net.Gateway4)
 	}
+	names := hostnames(c)
 	if c.Name != "" && c.Name != c.Spec.Hostname {
 		names += " " + c.Name
 	}
@@ -111,6 +120,14 @@ func hostsFile(c *spec.Container, net slirp.Config) (string, error) {
 		fmt.Fprintf(&b, "127.0.0.1\t%s\n", names)
 	}
 	return b.String(), nil
+}
+
+// hostnames are the names that the container has for itself.
+func hostnames(c *spec.Container) string {
+	if c.Spec.Domainname != "" {
+		return c.Spec.Hostname + "." + c.Spec.Domainname + " " + c.Spec.Hostname
+	}
+	return c.Spec.Hostname
 }
 
 // resolvConf points at the forwarder of the container's network, which asks the
@@ -126,6 +143,9 @@ func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
 		for _, ip := range slirpNameservers(c, net) {
 			fmt.Fprintf(&b, "nameserver %s\n", ip)
 		}
+	case "bridge":
+		// It knows the names of the network, and asks those of --dns.
+		fmt.Fprintf(&b, "nameserver %s\n", network.Resolver)
 	case "host":
 		if len(c.Network.DNS) == 0 && len(c.Network.DNSSearch) == 0 && len(c.Network.DNSOptions) == 0 {
 			return string(host), nil
@@ -146,6 +166,10 @@ func resolvConf(c *spec.Container, net slirp.Config) (string, error) {
 	options := c.Network.DNSOptions
 	if len(options) == 0 {
 		options = lastFields(string(host), "options")
+	}
+	if c.Network.Mode == "bridge" && !strings.Contains(strings.Join(options, " "), "ndots:") {
+		// A container's name has no dot, and is not to be looked for in the search domains first.
+		options = append(slices.Clone(options), "ndots:0")
 	}
 	if len(options) > 0 {
 		fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
@@ -193,18 +217,6 @@ func lastFields(conf, key string) []string {
 		}
 	}
 	return last
-}
-
-// slirpConfig is the network's configuration.
-func slirpConfig(n spec.Network) (slirp.Config, error) {
-	cfg := slirp.Config{AllowHostLoopback: n.Options["allow_host_loopback"] == "true"}
-	for _, p := range n.Ports {
-		cfg.Ports = append(cfg.Ports, slirp.PortMapping{HostIP: p.HostIP, HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Proto})
-	}
-	for _, ip := range n.DNS {
-		cfg.Resolvers = append(cfg.Resolvers, netip.AddrPortFrom(ip, 53))
-	}
-	return cfg.WithDefaults()
 }
 
 // bindEtc writes the generated files into dir and mounts them, unless the user

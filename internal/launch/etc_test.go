@@ -1,9 +1,11 @@
 package launch
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,19 +22,19 @@ func testContainer(n spec.Network) *spec.Container {
 
 func TestEtcFilesTellOfTheContainersNameAndNetwork(t *testing.T) {
 	c := testContainer(spec.Network{
-		Mode: "slirp", DNSSearch: []string{"corp"}, DNSOptions: []string{"ndots:2"},
+		Mode: "slirp", Slirp: spec.Slirp{AllowHostLoopback: true}, DNSSearch: []string{"corp"}, DNSOptions: []string{"ndots:2"},
 		Hosts: []spec.HostEntry{{Name: "db", IP: "192.0.2.7"}, {Name: "host", IP: "host-gateway"}},
 	})
 	net, err := slirpConfig(c.Network)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := (Plan{Container: c}).etcFiles(net)
+	files, err := (&Plan{Container: c}).etcFiles(net)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string][]string{
-		"hosts":       {"127.0.0.1\tlocalhost\n", "192.0.2.7\tdb\n", "10.0.2.2\thost\n", "10.0.2.100\th1.example h1 web\n"},
+		"hosts":       {"127.0.0.1\tlocalhost\n", "192.0.2.7\tdb\n", "10.0.2.2\thost\n", "10.0.2.2\thost.containers.internal host.docker.internal\n", "10.0.2.100\th1.example h1 web\n"},
 		"resolv.conf": {"nameserver 10.0.2.3\n", "search corp\n", "options ndots:2\n"},
 		"hostname":    {"h1\n"},
 	} {
@@ -47,10 +49,28 @@ func TestEtcFilesTellOfTheContainersNameAndNetwork(t *testing.T) {
 	}
 }
 
+func TestTheHostIsReachedByItsOwnAddressUnlessItsLoopbackIsOpen(t *testing.T) {
+	c := testContainer(spec.Network{Mode: "slirp", Hosts: []spec.HostEntry{{Name: "host", IP: "host-gateway"}}, KeepResolvConf: true})
+	files, err := (&Plan{Container: c}).etcFiles(mustNet(t, c))
+	if errors.Is(err, errNoHostAddr) {
+		t.Skip("this host has no address but its loopback's")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := hostAddr()
+	if err != nil || want.IsLoopback() || !strings.Contains(files["hosts"], want.String()+"\thost\n") || strings.Contains(files["hosts"], "host.docker.internal") {
+		t.Errorf("host is %v, %v:\n%s", want, err, files["hosts"])
+	}
+	if got, ok := files["resolv.conf"]; ok {
+		t.Errorf("resolv.conf is generated with --dns none: %q", got)
+	}
+}
+
 func TestALineIsAddedToTheImagesPasswd(t *testing.T) {
 	c := testContainer(spec.Network{Mode: "none"})
 	c.PasswdLine = "me:x:1000:1000::/:/bin/sh"
-	files, err := (Plan{Container: c, Passwd: []byte("root:x:0:0::/root:/bin/sh")}).etcFiles(mustNet(t, c))
+	files, err := (&Plan{Container: c, Passwd: []byte("root:x:0:0::/root:/bin/sh")}).etcFiles(mustNet(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +124,7 @@ func TestANetworkOfAnotherContainerComesWithItsFiles(t *testing.T) {
 	}
 	defer h.Close()
 	c := testContainer(spec.Network{Mode: "container", Container: "db"})
-	files, err := (Plan{Container: c, StateRoot: root}).etcFiles(mustNet(t, c))
+	files, err := (&Plan{Container: c, StateRoot: root}).etcFiles(mustNet(t, c))
 	if err != nil || files["hosts"] != "theirs" {
 		t.Fatalf("got %v, %v", files, err)
 	}
@@ -112,7 +132,7 @@ func TestANetworkOfAnotherContainerComesWithItsFiles(t *testing.T) {
 
 func TestNetworkFlagsReachTheStack(t *testing.T) {
 	cfg, err := slirpConfig(spec.Network{
-		Mode: "slirp", Options: map[string]string{"allow_host_loopback": "true"},
+		Mode: "slirp", Slirp: spec.Slirp{AllowHostLoopback: true},
 		DNS:   []netip.Addr{netip.MustParseAddr("192.0.2.53")},
 		Ports: []spec.Port{{HostPort: 8080, ContainerPort: 80, Proto: "udp"}},
 	})
@@ -130,14 +150,15 @@ func TestVolumesAreNamedBeforeTheyAreMade(t *testing.T) {
 	c := testContainer(spec.Network{Mode: "none"})
 	c.Spec.Mounts = make([]specs.Mount, 2)
 	c.Volumes = []spec.Volume{{Name: "data", Mount: 0}, {Mount: 1}}
-	anonymous, err := nameVolumes(c, root)
-	if err != nil || len(anonymous) != 1 {
-		t.Fatalf("got %v, %v", anonymous, err)
+	var rec state.Record
+	err := nameVolumes(c, root, &rec)
+	if err != nil || len(rec.Volumes) != 1 || !slices.Equal(rec.NamedVolumes, []string{"data"}) {
+		t.Fatalf("got %v and %v, %v", rec.Volumes, rec.NamedVolumes, err)
 	}
 	if entries, _ := os.ReadDir(root); len(entries) != 0 {
 		t.Fatalf("made already: %v", entries)
 	}
-	if err := makeVolumes(c); err != nil {
+	if err := makeVolumes(c, root, &rec); err != nil {
 		t.Fatal(err)
 	}
 	for _, m := range c.Spec.Mounts {
@@ -146,7 +167,7 @@ func TestVolumesAreNamedBeforeTheyAreMade(t *testing.T) {
 		}
 	}
 	c.Volumes = []spec.Volume{{Name: "../x"}}
-	if _, err := nameVolumes(c, root); err == nil {
+	if err := nameVolumes(c, root, &rec); err == nil {
 		t.Error("a name that leads elsewhere was taken")
 	}
 }

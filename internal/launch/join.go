@@ -28,7 +28,7 @@ func (n *namespaces) close() {
 }
 
 // joins opens the namespaces of the containers that this one shares.
-func (p Plan) joins() (*namespaces, error) {
+func (p *Plan) joins() (*namespaces, error) {
 	c := p.Container
 	n := &namespaces{}
 	for _, want := range []struct {
@@ -60,7 +60,7 @@ func (p Plan) joins() (*namespaces, error) {
 
 // joinShm opens the mount namespace of the container whose IPC is shared: POSIX
 // shared memory is files in its /dev/shm.
-func (p Plan) joinShm(n *namespaces) error {
+func (p *Plan) joinShm(n *namespaces) error {
 	ref := sharedWith(p.Container.Namespaces.IPC)
 	if ref == "" {
 		return nil
@@ -84,7 +84,7 @@ func sharedWith(ns spec.Namespace) string {
 	return ""
 }
 
-func (p Plan) namespaceOf(ref, name string) (*os.File, error) {
+func (p *Plan) namespaceOf(ref, name string) (*os.File, error) {
 	st, err := state.Open(p.StateRoot)
 	if err != nil {
 		return nil, err
@@ -115,7 +115,9 @@ func (p Plan) namespaceOf(ref, name string) (*os.File, error) {
 	return f, nil
 }
 
-// cloneflags are the namespaces that init gets for itself.
+// cloneflags are the namespaces that init is born with. It makes that of the cgroup by
+// itself, when it is where it stays: the root of one that clone3(2) makes is the
+// parent's cgroup.
 func (n *namespaces) cloneflags(c *spec.Container) uintptr {
 	flags := uintptr(unix.CLONE_NEWNS)
 	for _, ns := range []struct {
@@ -125,13 +127,12 @@ func (n *namespaces) cloneflags(c *spec.Container) uintptr {
 		{c.Namespaces.PID.Mode, unix.CLONE_NEWPID},
 		{c.Namespaces.IPC.Mode, unix.CLONE_NEWIPC},
 		{c.Namespaces.UTS.Mode, unix.CLONE_NEWUTS},
-		{c.Namespaces.Cgroup.Mode, unix.CLONE_NEWCGROUP},
 	} {
 		if ns.mode == spec.Private {
 			flags |= ns.flag
 		}
 	}
-	if c.Network.Mode == "slirp" || c.Network.Mode == "none" {
+	if c.Network.Mode == "slirp" || c.Network.Mode == "none" || c.Network.Mode == "bridge" {
 		flags |= unix.CLONE_NEWNET
 	}
 	return flags

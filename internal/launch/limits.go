@@ -1,56 +1,60 @@
 package launch
 
 import (
-	"context"
-	"errors"
-	"os"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/urun-dev/urun/cgdelegate"
-	"github.com/urun-dev/urun/internal/spec"
-	"github.com/urun-dev/urun/internal/state"
 )
 
-// limit puts the monitor into a delegated cgroup with a leaf for the
-// container, which has the limits, and returns the leaf for init to be started
-// in; nil where nothing is limited.
-func (p Plan) limit(pending *Pending, handle *state.Handle) (*os.File, error) {
-	l := p.Container.Limits
-	if !l.Any() || p.Container.Cgroups == "disabled" {
-		return nil, nil
+// Limits are OCI resources in the cgroup's terms.
+func Limits(r *specs.LinuxResources) cgdelegate.Limits {
+	var l cgdelegate.Limits
+	if r == nil {
+		return l
 	}
-	pid, err := pending.PID()
-	if err != nil {
-		return nil, err
+	l.Unified = r.Unified
+	if m := r.Memory; m != nil {
+		l.Memory, l.MemoryReservation, l.MemorySwap = value(m.Limit), value(m.Reservation), value(m.Swap)
+		if l.Memory > 0 && l.MemorySwap == 2*l.Memory {
+			l.MemorySwap = 0 // the library's own default, which knows whether swap is counted
+		}
 	}
-	scope, err := cgdelegate.Create(context.Background(), cgdelegate.Options{
-		Name:        "urun-" + handle.ID,
-		Description: "urun container " + handle.Name,
-		PIDs:        []int{pid},
-		Limits:      cgroupLimits(l),
-	})
-	if err != nil {
-		return nil, err
+	if c := r.CPU; c != nil {
+		l.CPUQuota, l.CPUPeriod, l.CPUShares = value(c.Quota), value(c.Period), value(c.Shares)
+		l.CpusetCPUs, l.CpusetMems = c.Cpus, c.Mems
 	}
-	// From here on whoever cleans up after us knows of it.
-	handle.Cgroup = scope.Path()
-	dir, err := scope.PayloadFD()
-	if err == nil {
-		err = handle.Save()
+	if r.Pids != nil {
+		l.Pids = value(r.Pids.Limit)
 	}
-	if err != nil {
-		return nil, errors.Join(err, scope.Remove())
+	if b := r.BlockIO; b != nil {
+		l.IOWeight = cgdelegate.IOWeightFromBlkio(uint64(value(b.Weight)))
+		l.IODevices = ioLimits(b)
 	}
-	return dir, nil
+	for _, h := range r.HugepageLimits {
+		l.Hugetlb = append(l.Hugetlb, cgdelegate.HugetlbLimit{PageSize: h.Pagesize, Bytes: h.Limit})
+	}
+	return l
 }
 
-func cgroupLimits(l spec.Limits) cgdelegate.Limits {
-	c := cgdelegate.Limits{
-		Memory: l.Memory, MemoryReservation: l.MemoryReservation, MemorySwap: l.MemorySwap,
-		CPUQuota: l.CPUQuota, CPUPeriod: l.CPUPeriod, CPUShares: l.CPUShares,
-		CpusetCPUs: l.CPUSet, Pids: l.PIDs,
+func ioLimits(b *specs.LinuxBlockIO) []cgdelegate.IOLimit {
+	var all []cgdelegate.IOLimit
+	add := func(devices []specs.LinuxThrottleDevice, set func(*cgdelegate.IOLimit, uint64)) {
+		for _, d := range devices {
+			l := cgdelegate.IOLimit{Major: uint32(d.Major), Minor: uint32(d.Minor)}
+			set(&l, d.Rate)
+			all = append(all, l)
+		}
 	}
-	if l.SwapDefault {
-		c.MemorySwap = 0 // the library's own default, which knows whether swap is counted
+	add(b.ThrottleReadBpsDevice, func(l *cgdelegate.IOLimit, n uint64) { l.ReadBPS = n })
+	add(b.ThrottleWriteBpsDevice, func(l *cgdelegate.IOLimit, n uint64) { l.WriteBPS = n })
+	add(b.ThrottleReadIOPSDevice, func(l *cgdelegate.IOLimit, n uint64) { l.ReadIOPS = n })
+	add(b.ThrottleWriteIOPSDevice, func(l *cgdelegate.IOLimit, n uint64) { l.WriteIOPS = n })
+	return all
+}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
-	return c
+	return v
 }

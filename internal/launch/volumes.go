@@ -2,47 +2,54 @@ package launch
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/urun-dev/urun/internal/spec"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/volume"
 )
 
-// volumeDir is where a volume's files are.
-func volumeDir(root, name string) string { return filepath.Join(root, "volumes", name, "_data") }
-
 // nameVolumes names the anonymous volumes, puts the sources of all into the
-// spec, and returns the directories of the anonymous ones. Nothing is made yet:
-// first the container's record tells of them.
-func nameVolumes(c *spec.Container, root string) (anonymous []string, err error) {
+// spec, and notes in the record which there are. Nothing is made yet: first the
+// container's record tells of them.
+func nameVolumes(c *spec.Container, root string, rec *state.Record) error {
+	st := volume.Open(root)
 	for i, v := range c.Volumes {
 		if v.Name == "" {
 			v.Name = state.NewID()
-			anonymous = append(anonymous, filepath.Dir(volumeDir(root, v.Name)))
-		} else if err := state.CheckName(v.Name); err != nil {
-			return nil, fmt.Errorf("volume: %w", err)
+			rec.Volumes = append(rec.Volumes, filepath.Dir(st.Path(v.Name)))
+		} else {
+			if err := volume.CheckName(v.Name); err != nil {
+				return err
+			}
+			rec.NamedVolumes = append(rec.NamedVolumes, v.Name)
 		}
 		c.Volumes[i] = v
-		c.Spec.Mounts[v.Mount].Source = volumeDir(root, v.Name)
+		c.Spec.Mounts[v.Mount].Source = st.Path(v.Name)
 	}
-	return anonymous, nil
+	return nil
+}
+
+// holdVolumes keeps the container's volumes from being removed until its record
+// tells of them.
+func holdVolumes(c *spec.Container, root string) (release func(), err error) {
+	if len(c.Volumes) == 0 {
+		return func() {}, nil
+	}
+	return volume.Open(root).Hold()
 }
 
 // makeVolumes makes the container's volumes where they do not exist.
-func makeVolumes(c *spec.Container) error {
+func makeVolumes(c *spec.Container, root string, rec *state.Record) error {
+	st := volume.Open(root)
+	var errs []error
 	for _, v := range c.Volumes {
-		dir := c.Spec.Mounts[v.Mount].Source
-		// Nobody else on the host may reach a set-user-ID program that a
-		// container left in a volume.
-		if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-			return fmt.Errorf("make volume %s: %w", v.Name, err)
+		anonymous := false
+		for _, dir := range rec.Volumes {
+			anonymous = anonymous || st.NameOf(dir) == v.Name
 		}
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("make volume %s: %w", v.Name, err)
-		}
+		_, err := st.Make(volume.Volume{Name: v.Name, Anonymous: anonymous})
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -7,22 +7,71 @@ import (
 	"github.com/urun-dev/urun/cgdelegate"
 )
 
-// leaveCgroup notes whether the container ran out of memory and removes its
+// watchMemory makes an event of every time that the kernel kills in the container
+// for want of memory.
+func (c *container) watchMemory() {
+	if c.handle.Cgroup == "" {
+		return
+	}
+	scope := cgdelegate.Open(c.handle.Cgroup)
+	go func() {
+		for seen := c.oomKills; ; {
+			n, err := scope.WaitOOMKill(context.Background(), seen)
+			if err != nil || n <= seen {
+				return // the cgroup has ended, or has no memory controller
+			}
+			seen = n
+			c.events <- event{from: fromCgroup}
+		}
+	}()
+}
+
+// countOOM takes the number of kills of earlier runs in the same cgroup.
+func (c *container) countOOM() {
+	c.handle.OOMKilled = false
+	if c.handle.Cgroup == "" {
+		return
+	}
+	// Without the memory controller there is nothing to be read.
+	if e, err := cgdelegate.Open(c.handle.Cgroup).Events(); err == nil {
+		c.oomKills = e.OOMKill
+	}
+}
+
+// lookForOOM notes a kill whose event has not been handled.
+func (c *container) lookForOOM() {
+	if c.handle.Cgroup == "" || c.handle.OOMKilled {
+		return
+	}
+	if e, err := cgdelegate.Open(c.handle.Cgroup).Events(); err == nil && e.OOMKill > c.oomKills {
+		c.noteOOM()
+	}
+}
+
+// noteOOM puts into the record that the kernel killed for want of memory.
+func (c *container) noteOOM() {
+	c.tell("oom")
+	if c.handle.OOMKilled {
+		return
+	}
+	c.handle.OOMKilled = true
+	// It is written again when the container ends.
+	_ = c.handle.Save()
+}
+
+// leaveCgroup notes whether the container ran out of memory, ends what is left of
+// it (with the host's pid namespace processes may outlive their first), and removes its
 // cgroup. The monitor itself is in the supervisor's leaf: systemd's scope ends
 // with it, and without systemd it goes back to where it came from.
 func (c *container) leaveCgroup() error {
 	if c.handle.Cgroup == "" {
 		return nil
 	}
-	scope := cgdelegate.Open(c.handle.Cgroup)
-	if killed, err := scope.OOMKilled(); err == nil {
-		c.handle.OOMKilled = killed // without a memory limit there is nothing to be read
-	}
-	return scope.Remove()
+	c.lookForOOM()
+	return removeCgroup(c.handle.Cgroup)
 }
 
-// removeCgroup ends what is left in the cgroup of a container whose monitor is
-// gone, and removes it.
+// removeCgroup ends what is left in the cgroup of a container, and removes it.
 func removeCgroup(path string) error {
 	scope := cgdelegate.Open(path)
 	ctx, cancel := context.WithTimeout(context.Background(), endTime)

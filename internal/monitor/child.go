@@ -19,8 +19,11 @@ const (
 	fromCommand source = "the command"
 	fromInit    source = "init"
 	fromUnion   source = "the image server"
+	fromServer  source = "the image server that containers share"
 	fromNetwork source = "the network helper"
 	fromTUN     source = "the TUN"
+	fromCgroup  source = "the cgroup"
+	fromBridges source = "the bridges"
 )
 
 // event is a message, the end of a channel (neither msg nor ended), the end of
@@ -31,6 +34,15 @@ type event struct {
 	ended  bool
 	status unix.WaitStatus
 	frame  []byte // the first packet that the container sends
+	// prepared is what the preparation of the network came to.
+	prepared *preparedNetwork
+	// joined is what connecting to networks came to.
+	joined *joined
+
+	// do is something that another goroutine wants done by the one that owns the
+	// container; its error goes to answer.
+	do     func() error
+	answer chan<- error
 }
 
 func (e event) kind() string {
@@ -48,11 +60,22 @@ func (e *saidError) Hint() string  { return e.Failed.Hint }
 
 // gracefully tells that a helper ended with success.
 func (e event) gracefully() bool {
-	return e.ended && e.from != fromInit && stage.Status(e.status) == 0
+	return e.ended && e.from != fromInit && e.from != fromServer && stage.Status(e.status) == 0
+}
+
+// ask has f done by the goroutine that owns the container. It does not return
+// when the container ends meanwhile: the process does.
+func (c *container) ask(f func() error) error {
+	answer := make(chan error, 1)
+	c.events <- event{do: f, answer: answer}
+	return <-answer
 }
 
 // unexpected is the error of a process that ended too early.
 func (e event) unexpected() error {
+	if e.from == fromServer { // whose status is its parent's
+		return fmt.Errorf("%s ended", e.from)
+	}
 	return fmt.Errorf("%s ended at start: %s", e.from, describe(e.status))
 }
 

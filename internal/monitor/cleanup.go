@@ -13,6 +13,7 @@ import (
 
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/rootfs"
+	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/userns"
 )
@@ -38,6 +39,20 @@ func park(dir string) error {
 		return fmt.Errorf("park: %w", err)
 	}
 	return rootfs.Park(upper, filepath.Join(dir, ownersFile), os.Getuid(), os.Getgid())
+}
+
+// unpark undoes park before a container starts again, and what a start that was
+// broken off has left.
+func unpark(dir string) error {
+	work := filepath.Join(dir, "work")
+	// Overlayfs refuses a work directory that a volatile mount has used.
+	if err := removeTrees([]string{work}); err != nil {
+		return err
+	}
+	if err := os.Mkdir(work, 0o755); err != nil {
+		return fmt.Errorf("unpark: %w", err)
+	}
+	return rootfs.Unpark(filepath.Join(dir, "upper"), filepath.Join(dir, ownersFile))
 }
 
 // discard removes a container from within its user namespace.
@@ -79,6 +94,9 @@ func Sweep(st *state.Store, exe string) error {
 }
 
 func sweep(h *state.Handle, exe string) error {
+	if h.Unparked && h.Status.Ended() {
+		return repark(h, exe)
+	}
 	for _, p := range []state.Process{h.Init, h.Monitor} {
 		if err := end(p); err != nil {
 			return err
@@ -94,7 +112,7 @@ func sweep(h *state.Handle, exe string) error {
 	}
 	h.Status, h.Finished, h.ExitCode = state.Exited, time.Now(), 128+int(unix.SIGKILL)
 	h.Error = "the container's monitor was killed"
-	if _, err := os.Lstat(writable(h.Dir())[0]); err == nil {
+	if _, err := os.Lstat(writable(h.Dir())[0]); err == nil && h.Storage != string(stage.StorageFuse) {
 		if err := inside(exe, h, kindPark, []string{h.Dir()}); err != nil {
 			return err // the next command tries again
 		}
@@ -130,7 +148,7 @@ func end(p state.Process) error {
 	}
 }
 
-// Clean is the main function of the stage that removes or parks what a
+// Clean is the main function of the stage that removes, parks or measures what a
 // container left, as root of a user namespace with its ids.
 func Clean() {
 	helper(func(parent *handoff.Conn) error {
@@ -142,8 +160,15 @@ func Clean() {
 		if err := m.Decode(&dirs); err != nil {
 			return err
 		}
-		if m.Kind == kindRemove {
+		switch m.Kind {
+		case kindRemove:
 			return removeTrees(dirs)
+		case kindUsage:
+			sizes, err := usage(dirs)
+			if err != nil {
+				return err
+			}
+			return parent.Send(kindUsage, sizes)
 		}
 		for _, dir := range dirs {
 			if err := park(dir); err != nil {
@@ -158,29 +183,13 @@ func Clean() {
 const (
 	kindRemove = "remove"
 	kindPark   = "park"
+	kindUsage  = "usage"
 )
 
 // inside has the clean stage do something in a user namespace with the
 // container's ids.
 func inside(exe string, h *state.Handle, kind string, dirs []string) error {
-	m := IDMap(h.UIDs, h.GIDs)
-	cmd, conn, err := handoff.Command(exe, handoff.Clean)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if err := userns.Start(cmd, m, 0); err != nil {
-		return err
-	}
-	handoff.Donated(cmd)
-	err = conn.Send(kind, dirs)
-	said, rerr := conn.Recv()
-	if rerr == nil {
-		err = event{msg: said}.failed()
-	}
-	if werr := cmd.Wait(); err == nil && werr != nil {
-		err = fmt.Errorf("clean up container files: %w", werr)
-	}
+	_, err := askInside(exe, IDMap(h.UIDs, h.GIDs), kind, dirs)
 	return err
 }
 

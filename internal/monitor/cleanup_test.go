@@ -1,8 +1,7 @@
 package monitor
 
 import (
-	"bufio"
-	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/jsonlog"
 	"github.com/urun-dev/urun/internal/state"
 )
 
@@ -97,35 +97,33 @@ func TestAReusedPidIsNotKilled(t *testing.T) {
 
 func TestTheLogKeepsStreamsApartAndLongLinesWhole(t *testing.T) {
 	file := filepath.Join(t.TempDir(), LogFile)
-	f, err := os.Create(file)
+	log, err := jsonlog.Open(file, jsonlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &logWriter{file: f}
+	o := &output{log: log, clients: map[*client]bool{}}
 	cmd := exec.Command("sh", "-c", "echo out; echo err >&2; head -c 40000 /dev/zero | tr '\\0' x; printf end")
-	if err := l.redirect(cmd); err != nil {
+	if err := o.pipes(cmd); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	closeOutputs(cmd)
+	for _, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
+		w.(*os.File).Close()
+	}
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	l.close()
-	got := map[string]string{}
-	r, err := os.Open(file)
-	if err != nil {
+	if err := o.close(); err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	for sc := bufio.NewScanner(r); sc.Scan(); {
-		var line LogLine
-		if err := json.Unmarshal(sc.Bytes(), &line); err != nil {
-			t.Fatal(err)
-		}
-		got[line.Stream] += line.Log
+	got := map[string]string{}
+	if err := jsonlog.Read(file, jsonlog.Query{Tail: -1}, func(l jsonlog.Line) error {
+		got[l.Stream] += l.Log
+		return nil
+	}); err != nil {
+		t.Fatal(err)
 	}
 	if got["stderr"] != "err\n" || len(got["stdout"]) != len("out\n")+40000+len("end") {
 		t.Errorf("stderr %q, stdout %d bytes", got["stderr"], len(got["stdout"]))

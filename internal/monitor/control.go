@@ -3,171 +3,217 @@ package monitor
 import (
 	"errors"
 	"fmt"
-	"net"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/state"
 )
 
 // A monitor's control socket takes requests of later commands of the same
-// user. There is one so far, spawn: start another monitor in this one's user
-// namespace. A container that shares namespaces with another must live in the
-// same user namespace, and no process can enter one that has several threads,
-// as every Go program has (setns(2)).
+// user. The first message of a connection says what is wanted: to attach to the
+// output, to execute a command, to send a signal, to rename the container; or,
+// handoff.KindSpawn, to start another stage in this one's user namespace, where a
+// container must live that shares namespaces with this one, and where its files are read.
 
-const (
-	controlFile = "control"
-	kindSpawn   = "spawn"
-	kindSpawned = "spawned"
-)
-
-type spawned struct {
-	PID   int    `json:"pid"`
-	Error string `json:"error,omitempty"`
-}
-
-// controlPath is the path of a container's control socket, through an open
-// directory: a socket's address holds 108 bytes, and stores may lie deep.
-func controlPath(dir *os.File) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlFile)
-}
+const controlFile = "control"
 
 // serveControl makes the control socket and answers on it until the monitor ends.
 func (c *container) serveControl() error {
+	// That of a monitor before this one is dead.
+	if err := os.Remove(filepath.Join(c.handle.Dir(), controlFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("control socket: %w", err)
+	}
 	dir, err := os.Open(c.handle.Dir())
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	defer dir.Close()
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: controlPath(dir), Net: "unixpacket"})
+	door, err := handoff.Listen(dir, controlFile, c.Outside)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	l.SetUnlinkOnClose(false) // it goes with the directory
-	go func() {
-		for {
-			conn, err := l.AcceptUnix()
-			if err != nil {
-				return
-			}
-			go c.control(conn)
-		}
-	}()
+	go door.Serve(c.control) // the socket goes with the directory
 	return nil
 }
 
-func (c *container) control(u *net.UnixConn) {
-	defer u.Close()
-	if err := checkPeer(u); err != nil {
-		return
-	}
-	f, err := u.File()
-	if err != nil {
-		return
-	}
-	conn, err := handoff.FromFile(f)
-	if err != nil {
-		return
-	}
+func (c *container) control(conn *handoff.Conn) {
 	defer conn.Close()
-	m, err := conn.Expect(kindSpawn)
+	m, err := conn.Recv()
 	if err != nil {
 		return
 	}
 	defer m.Close()
-	pid, err := c.spawn(m.Files)
-	answer := spawned{PID: pid}
-	if err != nil {
-		answer.Error = err.Error()
+	defer c.thrift.busy()
+	if err := c.answer(conn, m); err != nil {
+		_ = conn.Send(KindFailed, failed(err)) // the asker may be gone
 	}
-	_ = conn.Send(kindSpawned, answer) // the asker may be gone
 }
 
-// checkPeer lets in nobody but the user whose container this is: as the
-// monitor sees it, the uid that it has itself.
-func checkPeer(u *net.UnixConn) error {
-	raw, err := u.SyscallConn()
-	if err != nil {
+// spawner starts monitors in this one's user namespace.
+func (c *container) spawner() handoff.Spawner {
+	return handoff.Spawner{Exe: c.exe, Allowed: []string{handoff.Monitor, handoff.Files}, Keeper: c.holder.Another}
+}
+
+// answer does what a connection's first message asks for. It returns when the
+// connection is to be closed.
+func (c *container) answer(conn *handoff.Conn, m *handoff.Message) error {
+	switch m.Kind {
+	case handoff.KindSpawn:
+		if cmd := c.spawner().Answer(conn, m); cmd != nil {
+			c.spawned.Store(cmd.Process.Pid, true)
+			_ = cmd.Wait() // reaps it; its end concerns its own command
+			c.spawned.Delete(cmd.Process.Pid)
+		}
+		return nil
+	case KindJoin:
+		return c.attach(conn, m)
+	case KindExec:
+		return c.exec(conn, m)
+	case KindSignal:
+		var sig Signal
+		if err := m.Decode(&sig); err != nil {
+			return err
+		}
+		if err := c.ask(func() error { return c.deliver(sig) }); err != nil {
+			return err
+		}
+	case KindRename:
+		var req RenameRequest
+		if err := m.Decode(&req); err != nil {
+			return err
+		}
+		rename := func() error {
+			old := c.handle.Name
+			err := c.handle.Rename(req.Name)
+			if err == nil && c.bridges.client != nil {
+				err = c.bridges.client.Rename(req.Name)
+			}
+			if err == nil {
+				c.tell("rename", "oldName", old)
+			}
+			return err
+		}
+		if err := c.ask(rename); err != nil {
+			return err
+		}
+	case KindConnect:
+		var ep state.Endpoint
+		if err := m.Decode(&ep); err != nil {
+			return err
+		}
+		if err := c.ask(func() error { return c.connectNetwork(ep) }); err != nil {
+			return err
+		}
+	case KindDisconnect:
+		var name string
+		if err := m.Decode(&name); err != nil {
+			return err
+		}
+		if err := c.ask(func() error { return c.disconnectNetwork(name) }); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("control socket: unknown request %q", m.Kind)
+	}
+	return conn.Send(KindDone, nil)
+}
+
+// deliver sends a signal for another command. One that waits for its restart
+// can only be told not to.
+func (c *container) deliver(sig Signal) error {
+	c.noteStop(sig)
+	if c.running.Load() != nil || c.init != nil && !c.stopping {
+		err := c.init.cmd.Process.Signal(unix.Signal(sig.Number))
+		if errors.Is(err, os.ErrProcessDone) {
+			return nil // its end is on its way
+		}
 		return err
 	}
-	var cred *unix.Ucred
-	cerr := raw.Control(func(fd uintptr) {
-		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(cerr, err); err != nil {
-		return err
-	}
-	if int(cred.Uid) != os.Getuid() {
-		return fmt.Errorf("control socket: uid %d is not let in", cred.Uid)
+	if !c.handle.Restart.Stopped {
+		return errors.New("container is not running: it waits to be restarted")
 	}
 	return nil
 }
 
-// spawn starts a monitor that talks on the donated socket. It is independent of
-// this one: it may outlive it.
-func (c *container) spawn(files []*os.File) (int, error) {
-	if len(files) != 1 {
-		return 0, fmt.Errorf("spawn: got %d files", len(files))
+// serve obeys a client that is attached, until it leaves.
+func (c *container) serve(conn *handoff.Conn) error {
+	for {
+		m, err := conn.Recv()
+		if err != nil {
+			return nil // it has gone
+		}
+		m.Close()
+		switch m.Kind {
+		case KindSignal:
+			var sig Signal
+			if err := m.Decode(&sig); err != nil {
+				return err
+			}
+			// Its end may be on its way.
+			_ = c.ask(func() error { return c.deliver(sig) })
+		case KindResize:
+			var size Size
+			if err := m.Decode(&size); err != nil {
+				return err
+			}
+			c.out.resize(&size)
+		case KindDetach:
+			return nil
+		}
 	}
-	cmd, conn, err := handoff.Command(c.exePath(), handoff.Monitor)
-	if err != nil {
-		return 0, err
-	}
-	handoff.Donated(cmd) // not this pair, but the asker's
-	conn.Close()
-	cmd.ExtraFiles = files
-	attr := childAttr()
-	attr.Pdeathsig = 0
-	attr.Setsid = true
-	cmd.SysProcAttr = attr
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("spawn: %w", err)
-	}
-	go func() { _ = cmd.Wait() }() // reaps it; its end concerns its own command
-	return cmd.Process.Pid, nil
 }
 
-// Spawn asks the monitor of the container in dir for a new monitor in its user
-// namespace, which is to talk on the socket theirs.
-func Spawn(dir string, theirs *os.File) (pid int, err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return 0, fmt.Errorf("join container: %w", err)
-	}
-	defer d.Close()
-	u, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: controlPath(d), Net: "unixpacket"})
-	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
-		return 0, errors.New("join container: it is not running")
+// Spawn asks the monitor of the container in dir for a stage in its user
+// namespace: a new monitor, or one for its files.
+func Spawn(dir, stage string) (*handoff.Spawned, error) {
+	conn, err := Dial(dir)
+	if errors.Is(err, handoff.ErrNobody) {
+		return nil, errors.New("join container: it is not running")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("join container %s: %w", filepath.Base(dir), err)
-	}
-	f, err := u.File()
-	if err = errors.Join(err, u.Close()); err != nil {
-		return 0, fmt.Errorf("join container: %w", err)
-	}
-	conn, err := handoff.FromFile(f)
-	if err != nil {
-		return 0, err
+		return nil, fmt.Errorf("join container %s: %w", filepath.Base(dir), err)
 	}
 	defer conn.Close()
-	if err := conn.Send(kindSpawn, nil, theirs); err != nil {
-		return 0, err
-	}
-	m, err := conn.Expect(kindSpawned)
+	s, err := conn.Spawn(stage, nil)
 	if err != nil {
-		return 0, fmt.Errorf("join container: %w", err)
+		return nil, fmt.Errorf("join container: %w", err)
 	}
-	var s spawned
-	if err := m.Decode(&s); err != nil {
-		return 0, err
+	return s, nil
+}
+
+// Dial connects to the monitor of the container in dir. The error is
+// handoff.ErrNobody if there is none.
+func Dial(dir string) (*handoff.Conn, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
 	}
-	if s.Error != "" {
-		return 0, errors.New(s.Error)
+	defer d.Close()
+	return handoff.Dial(d, controlFile)
+}
+
+// Ask sends a request to the monitor of the container in dir and waits for the
+// word that it is done. It returns handoff.ErrNobody also when the monitor ends meanwhile.
+func Ask(dir, kind string, body any) error {
+	conn, err := Dial(dir)
+	if err != nil {
+		return err
 	}
-	return s.PID, nil
+	defer conn.Close()
+	if err := conn.Send(kind, body); err != nil {
+		return handoff.ErrNobody
+	}
+	m, err := conn.Recv()
+	if errors.Is(err, io.EOF) {
+		return handoff.ErrNobody
+	}
+	if err != nil {
+		return err
+	}
+	return event{msg: m}.failed()
 }

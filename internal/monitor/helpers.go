@@ -3,25 +3,20 @@ package monitor
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"os"
 
-	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/slirp"
 )
 
-// Union is the main function of the stage that serves an image (P2).
-func Union() { helper(union) }
-
 // Network is the main function of the stage that moves the container's network
 // traffic (P4).
-func Network() { helper(network) }
+func Network() { helper(networkStage) }
 
 // helper runs the main function of a stage whose failure the monitor is told.
 func helper(run func(*handoff.Conn) error) {
@@ -47,37 +42,7 @@ func hintOf(err error) string {
 	return ""
 }
 
-func union(parent *handoff.Conn) error {
-	m, err := parent.Expect(KindTree)
-	if err != nil {
-		return err
-	}
-	var img Image
-	if err := m.Decode(&img); err != nil {
-		return err
-	}
-	tree, err := fuseunion.OpenTree(img.Tree, img.Data)
-	if err != nil {
-		return fmt.Errorf("open image: %w", err)
-	}
-	m, err = parent.Expect(KindServe)
-	if err != nil {
-		return err
-	}
-	if len(m.Files) != 1 {
-		return fmt.Errorf("serve image: got %d files", len(m.Files))
-	}
-	// The image server only reads the caller's own files.
-	if err := handoff.DropCapabilities(); err != nil {
-		return err
-	}
-	if err := fuseunion.Serve(context.Background(), m.Files[0], tree, img.Serve); err != nil {
-		return fmt.Errorf("serve image: %w", err)
-	}
-	return nil
-}
-
-func network(parent *handoff.Conn) error {
+func networkStage(parent *handoff.Conn) error {
 	m, err := parent.Expect(KindPorts)
 	if err != nil {
 		return err
@@ -90,7 +55,7 @@ func network(parent *handoff.Conn) error {
 	if err != nil {
 		return err
 	}
-	if err := parent.Send(KindListening, published(l.Ports())); err != nil {
+	if err := parent.Send(KindListening, l.Ports()); err != nil {
 		return err
 	}
 	m, err = parent.Expect(KindAttach)
@@ -101,12 +66,21 @@ func network(parent *handoff.Conn) error {
 	if err := m.Decode(&first); err != nil {
 		return err
 	}
-	if len(m.Files) != 1 {
-		return fmt.Errorf("attach network: got %d files", len(m.Files))
+	if len(m.Files) == 0 {
+		return errors.New("attach network: got no files")
 	}
 	n, err := l.Attach(m.Files[0], slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
+	}
+	if redirect := m.Files[1:]; len(redirect) > 0 {
+		n.OnFallback(func(driver, reason string) {
+			// Nobody depends on the record's being right.
+			_ = parent.Send(KindDriver, Driver{driver, reason})
+		})
+		if err := n.UseKernel(&slirp.Redirect{Files: redirect}); err != nil {
+			return err
+		}
 	}
 	if err := slirp.Lockdown(); err != nil {
 		return err
@@ -114,17 +88,25 @@ func network(parent *handoff.Conn) error {
 	if len(first.Frame) > 0 {
 		n.Replay(first.Frame)
 	}
+	go publishMore(parent, n)
 	return n.Serve(context.Background())
 }
 
+// published are ports as the record has them. One that was published on all
+// addresses is there once for each family, as docker shows it.
 func published(ports []slirp.PortMapping) []state.Port {
 	var all []state.Port
 	for _, p := range ports {
-		ip := p.HostIP
-		if !ip.IsValid() {
-			ip = netip.IPv4Unspecified()
+		hosts := []netip.Addr{p.HostIP}
+		if !p.HostIP.IsValid() {
+			hosts = []netip.Addr{netip.IPv4Unspecified()}
+			if slirp.HaveIPv6() {
+				hosts = append(hosts, netip.IPv6Unspecified())
+			}
 		}
-		all = append(all, state.Port{HostIP: ip.String(), HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+		for _, ip := range hosts {
+			all = append(all, state.Port{HostIP: ip.String(), HostPort: p.HostPort, ContainerPort: p.ContainerPort, Protocol: p.Protocol})
+		}
 	}
 	return all
 }

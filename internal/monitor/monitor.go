@@ -3,19 +3,20 @@ package monitor
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
-	"github.com/urun-dev/urun/userns"
 )
 
 // Main is the main function of the monitor stage (P1).
@@ -24,6 +25,7 @@ func Main() {
 	// is the thread that started them: this goroutine starts all of them and
 	// keeps its thread to the end.
 	runtime.LockOSThread()
+	debug.SetGCPercent(gcPercent)
 	parent, err := handoff.Parent()
 	if err != nil {
 		os.Exit(125)
@@ -52,23 +54,31 @@ type container struct {
 	Request
 	parent *handoff.Conn
 	handle *state.Handle
-	log    *logWriter // of a detached container
+	out    *output // nil: the command's own files are the container's
 
 	stdio  [3]*os.File
 	cgroup *os.File
 	joins  []*os.File
 	pidns  *os.File
 	shm    *os.File // detached mount
+	shmNS  *os.File // the mount namespace that it is from
 	exe    *os.File
+	holder *holder.Link
 
 	init, union, helper *child // helper moves the network traffic
 	tun                 *os.File
+	prepared            *preparedNetwork
+	bridges             bridges
 	networkSince        time.Time // when the helper was started
 	networkFailures     int       // of short-lived helpers in a row
 	events              chan event
 	started             bool
 	stopping            bool
-	cause               string // why the monitor ended the container
+	cause               string                        // why the monitor ended the container
+	running             atomic.Pointer[state.Process] // init, while it is the command
+	thrift              thrift
+	spawned             sync.Map // pids of children that are not the container's
+	oomKills            uint64   // in the cgroup before this run
 }
 
 func (c *container) adopt(files []*os.File) error {
@@ -96,16 +106,16 @@ func (c *container) adopt(files []*os.File) error {
 		c.cgroup, files = files[0], files[1:]
 	}
 	if c.SharedShm {
-		var err error
-		if c.shm, err = sharedShm(files[len(files)-1]); err != nil {
+		c.shmNS, files = files[len(files)-1], files[:len(files)-1]
+		if c.shm, err = sharedShm(c.shmNS); err != nil {
 			return err
 		}
-		files = files[:len(files)-1]
 	}
 	if c.JoinPID {
 		c.pidns, files = files[len(files)-1], files[:len(files)-1]
 	}
 	c.joins = files
+	c.countOOM()
 	c.events = make(chan event, 64)
 	return nil
 }
@@ -113,27 +123,40 @@ func (c *container) adopt(files []*os.File) error {
 // start starts the other processes and returns when the command runs.
 func (c *container) start() error {
 	// A container must not be able to write the binary that its init was
-	// executed from (CVE-2019-5736).
-	exe, err := userns.CloneExe()
-	if err != nil {
+	// executed from (CVE-2019-5736): this one is protected.
+	var err error
+	if c.exe, err = handoff.Exe(); err != nil {
 		return err
 	}
-	c.exe = exe
+	if c.holder, err = holder.NewLink(); err != nil {
+		return err
+	}
+	if c.sharesPID() {
+		if err := adoptOrphans(); err != nil {
+			return err
+		}
+	}
+	if c.Again {
+		if err := unparkStorage(c.handle.Dir(), c.handle.Storage); err != nil {
+			return err
+		}
+	}
 	c.handle.Monitor, err = state.ProcessOf(os.Getpid())
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(c.openLog(), c.serveControl()); err != nil {
+	if err := errors.Join(c.openOutput(), c.serveControl()); err != nil {
 		return err
 	}
 	// Init first: it has the most to do.
 	if err := c.startInit(); err != nil {
 		return err
 	}
-	if c.Image != nil {
-		if c.union, err = c.startHelper(handoff.Union, KindTree, c.Image); err != nil {
-			return err
-		}
+	if err := c.startBridges(); err != nil {
+		return err
+	}
+	if err := c.below(); err != nil {
+		return err
 	}
 	// Published ports must be bound before the container starts. Else the network
 	// helper is started by the first packet, which most short commands never send.
@@ -148,39 +171,90 @@ func (c *container) start() error {
 
 // wait handles events until the container has ended, then cleans up.
 func (c *container) wait() {
+	c.watchMemory()
 	for {
 		e := <-c.events
 		switch {
+		case e.do != nil:
+			e.answer <- e.do()
 		case e.from == fromInit && e.ended:
 			c.finish(e.status)
 			return
-		case e.from == fromCommand && e.msg == nil:
-			if !c.Detach {
-				c.kill("the command that started the container is gone")
-			}
-		case e.from == fromCommand && e.kind() == KindSignal:
-			c.signal(e)
+		case e.from == fromCommand:
+			c.obey(e)
+		case e.from == fromBridges:
+			c.noteNetwork(c.fromBridges(e))
 		case e.gracefully():
 			// Helpers end with success when the mount or the TUN goes away, which
 			// is a moment before init is reaped.
+		case e.from == fromServer:
+			c.kill("the image server ended")
 		case e.from == fromUnion && e.ended:
 			c.kill("the image server ended: " + describe(e.status))
 		case e.from == fromTUN:
-			c.wakeNetwork(e.frame)
+			c.fromTUN(e)
+		case e.from == fromCgroup:
+			c.noteOOM()
+		case e.from == fromNetwork && e.kind() == KindDriver:
+			c.driverChanged(e)
 		case e.from == fromNetwork && e.ended:
 			c.restartNetwork(e)
 		}
 	}
 }
 
-// signal passes a signal on to the container's pid 1.
-func (c *container) signal(e event) {
-	var sig Signal
-	if err := e.msg.Decode(&sig); err == nil {
-		// It may have ended meanwhile, which is an event of its own.
-		_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
+// obey does what the command that started the container says.
+func (c *container) obey(e event) {
+	switch e.kind() {
+	case "":
+		if !c.Detach {
+			c.handle.Restart.Stopped = true
+			c.kill("the command that started the container is gone")
+		} else if first := c.out.first(); first != nil {
+			c.out.remove(first)
+		}
+	case KindSignal:
+		var sig Signal
+		if err := e.msg.Decode(&sig); err == nil {
+			c.signal(sig)
+		}
+	case KindResize:
+		var size Size
+		if err := e.msg.Decode(&size); err == nil {
+			c.out.resize(&size)
+		}
+	case KindDetach:
+		c.Detach = true
+		if first := c.out.first(); first != nil {
+			c.out.remove(first)
+		}
 	}
 }
+
+// signal passes a signal on to the container's pid 1.
+func (c *container) signal(sig Signal) {
+	c.noteStop(sig)
+	// It may have ended meanwhile, which is an event of its own.
+	_ = c.init.cmd.Process.Signal(unix.Signal(sig.Number))
+}
+
+// noteStop notes that the user wants the container to end: then no policy
+// starts it again. A signal from a terminal has the same meaning.
+func (c *container) noteStop(sig Signal) {
+	switch unix.Signal(sig.Number) {
+	case unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGKILL, unix.Signal(c.handle.StopSignal):
+		c.handle.Restart.Stopped = true
+	}
+	if sig.Stop {
+		c.handle.Restart.Stopped = true
+	}
+	if sig.Keep {
+		c.handle.Record.Remove = false
+	}
+}
+
+// sharesPID says that the container's processes do not end with its init by themselves.
+func (c *container) sharesPID() bool { return c.Cloneflags&unix.CLONE_NEWPID == 0 }
 
 func describe(ws unix.WaitStatus) string {
 	if ws.Signaled() {
@@ -196,62 +270,8 @@ func (c *container) kill(cause string) {
 	_ = c.init.cmd.Process.Kill()
 }
 
-// finish ends what is left of the container, and records how it ended.
-func (c *container) finish(ws unix.WaitStatus) {
-	c.stopping = true
-	exited := Exited{Code: stage.Status(ws), Error: c.cause}
-	c.endHelpers()
-	c.log.close()
-	cgroupErr := c.leaveCgroup()
-	c.handle.Status, c.handle.Finished = state.Exited, time.Now()
-	c.handle.ExitCode = exited.Code
-	if exited.Error != "" {
-		c.handle.Error = exited.Error
-	}
-	var err error
-	if c.handle.Record.Remove {
-		err = discard(c.handle)
-	} else {
-		err = errors.Join(park(c.handle.Dir()), c.handle.Save())
-	}
-	if err = errors.Join(err, cgroupErr); err != nil {
-		exited.Error = strings.TrimPrefix(exited.Error+"; "+err.Error(), "; ")
-	}
-	_ = c.parent.Send(KindExited, exited)
-	if c.Detach && !c.handle.Record.Remove && err == nil {
-		// Nobody was there to be told: the record has to last. And nobody waits
-		// for the disk.
-		_ = c.handle.Settle()
-	}
-}
-
-// abort undoes a start that did not succeed.
-func (c *container) abort(err error) {
-	if c.init != nil {
-		_ = c.init.cmd.Process.Kill()
-		c.init.await()
-	}
-	c.endHelpers()
-	if c.handle != nil {
-		err = errors.Join(err, c.leaveCgroup())
-		if derr := discard(c.handle); derr != nil {
-			err = errors.Join(err, derr)
-		}
-	}
-	var exit *exitError
-	if errors.As(err, &exit) {
-		_ = c.parent.Send(KindExited, Exited{Code: exit.code})
-		return
-	}
-	f := stage.Failed{Error: err.Error(), Hint: hintOf(err), Code: 125}
-	var said *saidError
-	if errors.As(err, &said) {
-		f = said.Failed
-	}
-	_ = c.parent.Send(KindFailed, f)
-}
-
 func (c *container) endHelpers() {
+	c.bridges.close()
 	for _, h := range []*child{c.union, c.helper} {
 		if h != nil {
 			_ = h.cmd.Process.Kill()
@@ -270,11 +290,10 @@ func (c *container) startInit() error {
 	if err != nil {
 		return err
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.stdio[0], c.stdio[1], c.stdio[2]
 	cmd.SysProcAttr = childAttr()
 	cmd.SysProcAttr.Cloneflags = c.Cloneflags
 	cmd.SysProcAttr.Setsid = true
-	if err := c.log.redirect(cmd); err != nil {
+	if err := c.streams(cmd); err != nil {
 		return err
 	}
 	start := func() error { return startIn(cmd, c.cgroup) }
@@ -355,24 +374,6 @@ func startIn(cmd *exec.Cmd, cgroup *os.File) error {
 	}
 	cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(cgroup.Fd())
 	return cmd.Start()
-}
-
-// closeStdio gives up the container's standard files here, so that who reads
-// them sees their end when the container ends.
-func (c *container) closeStdio(cmd *exec.Cmd) {
-	closeOutputs(cmd)
-	for _, f := range c.stdio {
-		f.Close()
-	}
-}
-
-// closeOutputs closes the ends of pipes that a started command has got.
-func closeOutputs(cmd *exec.Cmd) {
-	for _, w := range []io.Writer{cmd.Stdout, cmd.Stderr} {
-		if f, ok := w.(*os.File); ok {
-			f.Close()
-		}
-	}
 }
 
 func (c *container) exePath() string { return fmt.Sprintf("/proc/self/fd/%d", c.exe.Fd()) }

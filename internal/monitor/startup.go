@@ -3,11 +3,12 @@ package monitor
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/slirp"
 )
 
 // startup is a container between the start of its processes and the moment in
@@ -15,16 +16,16 @@ import (
 type startup struct {
 	*container
 	ready     *stage.Ready // what init said when only the command was left
-	master    *os.File     // the container's terminal
 	listening bool         // published ports are bound
+	connected bool         // the container is on its networks
 	signals   []event      // for the command, from before it was known to run
 }
 
 // untilStarted handles events until the command runs.
 func (c *container) untilStarted() error {
-	s := &startup{container: c, listening: c.helper == nil}
+	s := &startup{container: c, listening: c.helper == nil, connected: !c.Bridge}
 	for {
-		if s.ready != nil && s.listening && !c.started {
+		if s.ready != nil && s.listening && s.connected && !c.started {
 			if err := c.execute(); err != nil {
 				return err
 			}
@@ -37,6 +38,10 @@ func (c *container) untilStarted() error {
 }
 
 func (s *startup) take(e event) (done bool, err error) {
+	if e.do != nil {
+		e.answer <- e.do()
+		return false, nil
+	}
 	if err := e.failed(); err != nil {
 		return false, err
 	}
@@ -45,9 +50,12 @@ func (s *startup) take(e event) (done bool, err error) {
 		return s.fromInit(e)
 	case fromCommand:
 		if e.msg == nil {
+			if s.Backoff > 0 {
+				return false, nil // there was none
+			}
 			return false, errors.New("the command is gone")
 		}
-		if s.started {
+		if s.started || e.kind() != KindSignal {
 			// The command may run already, and must get it; or is about to, and
 			// would never see what its predecessor, as pid 1, ignores.
 			s.signals = append(s.signals, e)
@@ -57,12 +65,24 @@ func (s *startup) take(e event) (done bool, err error) {
 		// with no handler.
 		return false, s.signalEarly(e)
 	case fromTUN:
-		s.wakeNetwork(e.frame)
+		s.fromTUN(e)
 		return false, nil
+	case fromUnion:
+		if e.kind() == holder.KindMounted {
+			defer e.msg.Close()
+			return false, s.init.conn.Send(stage.KindImage, nil, e.msg.Files...)
+		}
+	case fromBridges:
+		s.connected = s.connected || e.joined != nil
+		return false, s.fromBridges(e)
 	case fromNetwork:
+		if e.kind() == KindDriver {
+			s.driverChanged(e)
+			return false, nil
+		}
 		if e.kind() == KindListening {
 			s.listening = true
-			return false, e.msg.Decode(&s.handle.Ports)
+			return false, s.takePorts(e)
 		}
 	}
 	if e.ended && !(s.started && e.gracefully()) {
@@ -76,9 +96,7 @@ func (s *startup) take(e event) (done bool, err error) {
 func (s *startup) fromInit(e event) (done bool, err error) {
 	switch {
 	case e.kind() == stage.KindFuse:
-		err := s.union.conn.Send(KindServe, nil, e.msg.Files...)
-		e.msg.Close()
-		return false, err
+		return false, s.serveUnion(e)
 	case e.kind() == stage.KindReady:
 		return false, s.takeReady(e)
 	case e.ended && s.started:
@@ -112,18 +130,34 @@ func (s *startup) takeReady(e event) error {
 		return fmt.Errorf("init: got %d files, want %d", len(files), want)
 	}
 	s.ready = ready
+	s.handle.Storage = string(ready.Storage)
 	if ready.HasTTY {
-		s.master = files[want-1]
+		if err := s.out.terminal(files[want-1], s.Size); err != nil {
+			return err
+		}
+	}
+	if slirp.External(s.Slirp.Driver) && s.Slirp.Program != "" {
+		return s.startExternal()
 	}
 	if !ready.HasTUN {
 		return nil
 	}
 	s.tun = files[0]
+	if s.Slirp.Driver == slirp.DriverKernel {
+		// Asked for by name: that it cannot be had is known before the command runs.
+		if s.prepared = prepareNetwork(s.Slirp, s.tun); s.prepared.err != nil {
+			return fmt.Errorf("network driver kernel: %w", s.prepared.err)
+		}
+	}
 	if s.helper == nil {
 		go s.awaitTraffic()
 		return nil
 	}
-	return s.helper.conn.Send(KindAttach, Attach{}, s.tun)
+	if s.prepared == nil {
+		go s.prepare(nil)
+		return nil
+	}
+	return s.attachNetwork(nil)
 }
 
 // execute writes the record and lets init go on to the command.
@@ -136,27 +170,22 @@ func (c *container) execute() error {
 	if err := c.handle.Save(); err != nil {
 		return err
 	}
+	c.tell("start")
 	return c.init.conn.Send(stage.KindExec, nil)
 }
 
 // announce tells the command that the container runs.
 func (s *startup) announce() error {
-	started := Started{HasTTY: s.master != nil && !s.Detach, Notices: s.ready.Notices, Ports: s.handle.Ports}
-	var files []*os.File
-	if started.HasTTY {
-		files = []*os.File{s.master}
-	} else if s.master != nil {
-		s.log.follow(s.master, "stdout")
-	}
+	init := s.handle.Init
+	s.running.Store(&init)
 	// Nobody is left to be told when the send fails; the end of the channel is
 	// an event of its own.
-	_ = s.parent.Send(KindStarted, started, files...)
+	_ = s.parent.Send(KindStarted, Started{Notices: s.ready.Notices, Ports: s.handle.Ports})
 	for _, e := range s.signals {
-		s.signal(e)
+		s.obey(e)
 	}
-	if started.HasTTY {
-		return s.master.Close()
-	}
+	s.watchHealth()
+	s.thrift.busy()
 	return nil
 }
 
@@ -165,6 +194,7 @@ func (c *container) signalEarly(e event) error {
 	if err := e.msg.Decode(&sig); err != nil {
 		return err
 	}
+	c.noteStop(sig)
 	return &exitError{code: 128 + sig.Number}
 }
 

@@ -54,26 +54,51 @@ func (r *Root) Console() (master, slave *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open /dev/pts/ptmx: %w", err)
 	}
+	if master, slave, err = pair(fd); err != nil {
+		return nil, nil, err
+	}
+	if err := r.bindConsole(slave); err != nil {
+		return nil, nil, errors.Join(err, slave.Close(), master.Close())
+	}
+	return master, slave, nil
+}
+
+// Terminal makes a pseudo terminal in the devpts of a container that this
+// thread has joined. What stands at its path is the container's to say: it is
+// believed only if it is the multiplexer of a devpts.
+func Terminal() (master, slave *os.File, err error) {
+	const name = "/dev/pts/ptmx"
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	if err := errors.Join(unix.Fstat(fd, &st), unix.Fstatfs(fd, &fs)); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("stat %s: %w", name, err), unix.Close(fd))
+	}
+	if fs.Type != unix.DEVPTS_SUPER_MAGIC || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(5, 2) {
+		return nil, nil, errors.Join(fmt.Errorf("%s is not that of a devpts", name), unix.Close(fd))
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		return nil, nil, errors.Join(err, unix.Close(fd))
+	}
+	return pair(fd)
+}
+
+// pair opens the other end of a pty's master, which it takes over.
+func pair(fd int) (master, slave *os.File, err error) {
 	master = os.NewFile(uintptr(fd), "/dev/pts/ptmx")
-	defer func() {
-		if err != nil {
-			master.Close()
-		}
-	}()
 	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
-		return nil, nil, fmt.Errorf("unlock pty: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("unlock pty: %w", err), master.Close())
 	}
 	// TIOCGPTPEER opens the slave of this very master, whatever stands at its
 	// path (CVE-2025-52565).
 	peer, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
-		return nil, nil, fmt.Errorf("open pty slave: %w", errno)
+		return nil, nil, errors.Join(fmt.Errorf("open pty slave: %w", errno), master.Close())
 	}
-	slave = os.NewFile(peer, "/dev/console")
-	if err := r.bindConsole(slave); err != nil {
-		return nil, nil, errors.Join(err, slave.Close())
-	}
-	return master, slave, nil
+	return master, os.NewFile(peer, "/dev/console"), nil
 }
 
 func (r *Root) bindConsole(slave *os.File) error {

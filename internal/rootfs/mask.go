@@ -47,7 +47,7 @@ func mask(target, null *os.File) error {
 // maskFor makes the detached mount that hides a file of this mode.
 func maskFor(mode uint32, null *os.File) (*os.File, error) {
 	if mode&unix.S_IFMT == unix.S_IFDIR {
-		empty, err := newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"})
+		empty, err := newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"}, 0)
 		if err != nil {
 			return nil, err
 		}

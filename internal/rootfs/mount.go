@@ -83,7 +83,7 @@ func (r *Root) mount(p Plan, source *os.File) error {
 	}
 	defer target.Close()
 	if !p.Bind {
-		if source, err = newFilesystem(p.Type, p.Source, p.Data); err != nil {
+		if source, err = newFilesystem(p.Type, p.Source, p.Data, p.firstAttr()); err != nil {
 			return err
 		}
 		defer source.Close()
@@ -158,8 +158,19 @@ func (r *Root) MkdirAll(name string, mode uint32) (*os.File, error) {
 	return r.Lookup(name)
 }
 
-// newFilesystem makes a detached mount of a new filesystem.
-func newFilesystem(fstype, source string, data []string) (*os.File, error) {
+// firstAttr are the attributes that a new filesystem is mounted with from the
+// first moment. A new /sys beside one that is read-only, as inside docker, must be born so
+// (mount_too_revealing, fs/namespace.c). One that is filled first must not.
+func (p Plan) firstAttr() uint64 {
+	if p.CopyUp {
+		return 0
+	}
+	// fsmount(2) knows MOUNT_ATTR_NOSYMFOLLOW only since Linux 5.14.
+	return p.Attr.Attr_set &^ unix.MOUNT_ATTR_NOSYMFOLLOW
+}
+
+// newFilesystem makes a detached mount of a new filesystem with MOUNT_ATTR_* attributes.
+func newFilesystem(fstype, source string, data []string, attr uint64) (*os.File, error) {
 	ctx, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("fsopen: %w", err)
@@ -184,7 +195,7 @@ func newFilesystem(fstype, source string, data []string) (*os.File, error) {
 	if err := unix.FsconfigCreate(ctx); err != nil {
 		return nil, fmt.Errorf("create: %w", err)
 	}
-	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
+	fd, err := unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, int(attr))
 	if err != nil {
 		return nil, fmt.Errorf("fsmount: %w", err)
 	}

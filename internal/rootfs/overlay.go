@@ -19,6 +19,18 @@ func AttachAt(mount *os.File, name string) error {
 	return moveMount(int(mount.Fd()), target)
 }
 
+// Memory mounts a small tmpfs on a directory and returns its root.
+func Memory(path string) (*os.File, error) {
+	mem, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=64k"}, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := AttachAt(mem, path); err != nil {
+		return nil, errors.Join(err, mem.Close())
+	}
+	return mem, nil
+}
+
 // Where the image and the finished root are mounted, relative to the container's
 // directory. The mount points are in a tmpfs of the container's own mount
 // namespace, so that nothing of them is ever on disk.
@@ -31,7 +43,7 @@ const (
 // MountPoints makes Lower and Merged: a tmpfs on the directory of the generated
 // files, which must have been opened before.
 func MountPoints() error {
-	fs, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=64k"})
+	fs, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=64k"}, 0)
 	if err != nil {
 		return err
 	}
@@ -52,18 +64,18 @@ func MountPoints() error {
 // relative: nothing needs escaping, and nothing is too long.
 //
 // Where the filesystem of the working directory can not hold a writable layer
-// (no user.* extended attributes, no RENAME_WHITEOUT: NFS, Lustre, older tmpfs),
-// the layer goes into memory, and a notice is returned that says so.
-func Overlay(volatile bool) (notice string, err error) {
+// (no user.* extended attributes, no RENAME_WHITEOUT: NFS, Lustre, older tmpfs)
+// the layer goes into memory if that is allowed, and a notice is returned that says so.
+func Overlay(volatile, memory bool) (notice string, err error) {
 	err = mountOverlay("", volatile)
-	if err == nil || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
+	if err == nil || !memory || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) {
 		return "", err
 	}
 	cause := err
 	if err := memoryLayer(); err != nil {
 		return "", errors.Join(cause, err)
 	}
-	if err := mountOverlay(memory+"/", true); err != nil {
+	if err := mountOverlay(memoryDir+"/", true); err != nil {
 		return "", errors.Join(cause, err)
 	}
 	return fmt.Sprintf("the store's filesystem can not hold a writable layer (%v): changes are kept in memory and lost when the container ends", cause), nil
@@ -88,12 +100,34 @@ func mountOverlay(prefix string, volatile bool) error {
 	return nil
 }
 
-// memory is where the writable layer is kept in memory: a tmpfs on the
+// ProbeOverlay tells whether Overlay will work without falling back to memory: it
+// makes an overlay with the empty Lower and throws it away. MountPoints comes before.
+func ProbeOverlay() error {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen overlay: %w", err)
+	}
+	defer unix.Close(fd)
+	for _, o := range [][2]string{{"lowerdir", Lower}, {"upperdir", "upper"}, {"workdir", "work"}} {
+		if err := unix.FsconfigSetString(fd, o[0], o[1]); err != nil {
+			return fmt.Errorf("overlay %s: %w", o[0], err)
+		}
+	}
+	if err := unix.FsconfigSetFlag(fd, "userxattr"); err != nil {
+		return fmt.Errorf("overlay userxattr (Linux 5.11): %w", err)
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return fmt.Errorf("mount overlay: %w", err)
+	}
+	return nil
+}
+
+// memoryDir is where the writable layer is kept in memory: a tmpfs on the
 // directory that would have been overlayfs's own.
-const memory = "work"
+const memoryDir = "work"
 
 func memoryLayer() error {
-	mem, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0755"})
+	mem, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0755"}, 0)
 	if err != nil {
 		return fmt.Errorf("memory for the writable layer: %w", err)
 	}
@@ -103,12 +137,15 @@ func memoryLayer() error {
 			return fmt.Errorf("memory for the writable layer: %w", err)
 		}
 	}
-	return AttachAt(mem, memory)
+	return AttachAt(mem, memoryDir)
 }
 
 // likeLower gives the upper root the attributes of the lower one: it is what
-// the root of an overlay shows.
+// the root of an overlay shows. One that has been in use has its own.
 func likeLower(upper string) error {
+	if used, err := os.ReadDir(upper); err != nil || len(used) > 0 {
+		return err
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(Lower, &st); err != nil {
 		return fmt.Errorf("stat image root: %w", err)

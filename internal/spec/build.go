@@ -36,9 +36,12 @@ func flagSteps() []step {
 		(*builder).choices,
 		(*builder).namespaces,
 		(*builder).network,
+		// Before everything that depends on which namespaces the container has.
+		(*builder).rungs,
 		(*builder).ports,
 		(*builder).metadata,
 		(*builder).limits,
+		(*builder).life,
 		(*builder).process,
 		(*builder).capabilities,
 		(*builder).security,
@@ -56,6 +59,7 @@ func imageSteps() []step {
 	return []step{
 		(*builder).imageMetadata,
 		(*builder).imageVolumes,
+		(*builder).health,
 		(*builder).user,
 		(*builder).grant,
 		(*builder).args,
@@ -113,7 +117,6 @@ func (b *builder) assemble() error {
 	b.linux.UIDMappings = slices.Clone(b.facts.UIDMap)
 	b.linux.GIDMappings = slices.Clone(b.facts.GIDMap)
 	b.linux.Namespaces = b.namespaceList()
-	b.linux.Resources = b.c.Limits.resources()
 	if len(b.linux.Sysctl) == 0 {
 		b.linux.Sysctl = nil
 	}
@@ -209,7 +212,7 @@ func (b *builder) choices() error {
 	}{
 		{"--pull", b.opt.Pull, &b.c.Pull, []string{"missing", "always", "never", "newer"}},
 		{"--storage", b.opt.Storage, &b.c.Storage, []string{"auto", "overlay", "fuse"}},
-		{"--cgroups", b.opt.Cgroups, &b.c.Cgroups, []string{"try", "enforce", "disabled"}},
+		{"--cgroups", b.opt.Cgroups, (*string)(&b.c.Cgroups), []string{"", "try", "enforce", "disabled"}},
 		{"--log-level", b.opt.LogLevel, &b.c.LogLevel, []string{"", "debug", "info", "warn", "error"}},
 	}
 	for _, c := range list {

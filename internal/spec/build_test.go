@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -110,7 +112,7 @@ func TestGolden(t *testing.T) {
 			Tmpfs:   []string{"/run:size=64m,mode=755", "/tmp:exec"},
 			Mounts:  []string{"type=bind,src=/srv/data,dst=/srv/data,ro,bind-propagation=rslave", "type=tmpfs,dst=/cache,tmpfs-size=1g,tmpfs-mode=1777"},
 			Env:     []string{"TOKEN", "ABSENT", "LANG=de"}, EnvFiles: []string{"/etc/env"}, Workdir: "/var",
-			Memory: "512m", CPUs: "1.5", PidsLimit: ptr(int64(100)), Ulimits: []string{"nofile=1024:2048", "core=-1"},
+			Resources: ResourceOptions{Memory: "512m", CPUs: "1.5", PidsLimit: ptr(int64(100))}, Ulimits: []string{"nofile=1024:2048", "core=-1"},
 			Labels: []string{"a=b"}, LabelFiles: []string{"/etc/labels"}, Annotations: []string{"k=v"}, StopSignal: "SIGINT", StopTimeout: ptr(3),
 			DNS: []string{"1.1.1.1"}, DNSSearch: []string{"example.org"}, AddHosts: []string{"db:10.0.0.1", "gw:host-gateway"},
 			Timezone: "Europe/Berlin", Sysctls: []string{"net.ipv4.ip_unprivileged_port_start=0", "kernel.shm_rmid_forced=1"},
@@ -187,9 +189,22 @@ func TestErrors(t *testing.T) {
 		{name: "ports with a container's network", opt: Options{Publish: []string{"80"}, Network: "container:a"}, want: "conflicting options: port publishing and the container type network mode"},
 		{name: "ports with the host's network", opt: Options{PublishAll: true, Network: "host"}, want: "conflicting options: port publishing and the host network mode"},
 		{name: "ports without network", opt: Options{Publish: []string{"80"}, Network: "none"}, want: "conflicting options: port publishing"},
-		{name: "bridge", opt: Options{Network: "bridge"}, want: "bridges need privilege"},
-		{name: "unknown network", opt: Options{Network: "foo"}, want: "--network foo"},
+		{name: "bridge", opt: Options{Network: "bridge"}, want: "no default bridge"},
+		{name: "unknown network", opt: Options{Network: "foo bar"}, want: "--network foo bar"},
+		{name: "host and a network", opt: Options{Network: "host", MoreNetworks: []string{"a"}}, want: "--network host: cannot be combined"},
+		{name: "a network twice", opt: Options{Network: "a,b", MoreNetworks: []string{"b"}}, want: "named twice"},
+		{name: "an address without a network", opt: Options{IP: "10.1.1.1"}, want: "--ip: needs a network of its own"},
+		{name: "an alias without a network", opt: Options{Network: "none", NetworkAliases: []string{"x"}}, want: "--network-alias: needs a network"},
+		{name: "one address for two networks", opt: Options{Network: "a,b", IP: "10.1.1.1"}, want: "several networks"},
+		{name: "a group's MAC address", opt: Options{Network: "a", MACAddress: "01:00:00:00:00:01"}, want: "invalid MAC address"},
+		{name: "unknown option of a network", opt: Options{Network: "a:colour=red"}, want: "unknown option \"colour\""},
+		{name: "an address that is none", opt: Options{Network: "a:ip=1.2.3"}, want: "invalid address"},
+		{name: "an alias that is none", opt: Options{Network: "a", NetworkAliases: []string{"x y"}}, want: "not a valid name"},
 		{name: "slirp option without value", opt: Options{Network: "slirp:mtu"}, want: "key=value"},
+		{name: "unknown slirp option", opt: Options{Network: "slirp:speed=1"}, want: "unknown option \"speed\""},
+		{name: "slirp option without meaning", opt: Options{Network: "slirp4netns:allow_host_loopback=yes"}, want: "allow_host_loopback: invalid value"},
+		{name: "slirp network too small", opt: Options{Network: "slirp:cidr=10.1.0.0/30"}, want: "option cidr"},
+		{name: "exposed port without meaning", opt: Options{Expose: []string{"x"}}, want: "--expose x: invalid port"},
 		{name: "one host port twice", opt: Options{Publish: []string{"80:80", "127.0.0.1:80:81"}}, want: "published twice"},
 		{name: "sctp", opt: Options{Publish: []string{"80:80/sctp"}}, want: "no sctp"},
 		{name: "ranges that differ", opt: Options{Publish: []string{"80-82:80-81"}}, want: "differ in length"},
@@ -210,21 +225,11 @@ func TestErrors(t *testing.T) {
 		{name: "label without name", opt: Options{Labels: []string{"=x"}}, want: "--label"},
 		{name: "annotation without value", opt: Options{Annotations: []string{"x"}}, want: "key=value"},
 		{name: "label file is not there", opt: Options{LabelFiles: []string{"/nowhere"}}, want: "--label-file"},
-		{name: "too little memory", opt: Options{Memory: "1m"}, want: "minimum memory limit allowed is 6MB"},
-		{name: "swap without memory", opt: Options{MemorySwap: "1g"}, want: "always set the memory limit"},
-		{name: "swap below memory", opt: Options{Memory: "1g", MemorySwap: "512m"}, want: "larger than the memory limit"},
-		{name: "reservation above memory", opt: Options{Memory: "512m", MemoryReservation: "1g"}, want: "reservation"},
-		{name: "memory of words", opt: Options{Memory: "much"}, want: "--memory much"},
-		{name: "more CPUs than there are", opt: Options{CPUs: "5"}, want: "range of CPUs is from 0.01 to 4.00"},
-		{name: "hardly a CPU", opt: Options{CPUs: "0.001"}, want: "range of CPUs"},
-		{name: "not a number of CPUs", opt: Options{CPUs: "NaN"}, want: "not a number"},
-		{name: "cpus and quota", opt: Options{CPUs: "1", CPUQuota: 1000}, want: "conflicting options: --cpus"},
-		{name: "short quota", opt: Options{CPUQuota: 999}, want: "--cpu-quota"},
-		{name: "long period", opt: Options{CPUPeriod: 1000001}, want: "--cpu-period"},
-		{name: "shares of one", opt: Options{CPUShares: 1}, want: "--cpu-shares"},
-		{name: "CPU that is not there", opt: Options{CPUSet: "0-4"}, want: "not available"},
-		{name: "CPU list of words", opt: Options{CPUSet: "all"}, want: "--cpuset-cpus"},
-		{name: "limits without cgroups", opt: Options{Cgroups: "disabled", Memory: "1g"}, want: "conflicting options: --cgroups=disabled"},
+		{name: "limits without cgroups", opt: Options{Cgroups: "disabled", Resources: ResourceOptions{Memory: "1g"}}, want: "conflicting options: --cgroups=disabled"},
+		{name: "limits of nonsense", opt: Options{Resources: ResourceOptions{Memory: "much"}}, want: "--memory much"},
+		{name: "cgroup parent of nowhere", opt: Options{Resources: ResourceOptions{CgroupParent: "/lxc"}}, want: "--cgroup-parent /lxc"},
+		{name: "oom score out of range", opt: Options{Resources: ResourceOptions{OOMScoreAdj: ptr(1001)}}, want: "--oom-score-adj 1001"},
+		{name: "unknown cgroup mode", opt: Options{Cgroups: "split"}, want: "--cgroups split"},
 		{name: "unknown ulimit", opt: Options{Ulimits: []string{"foo=1"}}, want: "--ulimit foo=1"},
 		{name: "ulimit twice", opt: Options{Ulimits: []string{"nofile=1", "nofile=2"}}, want: "given twice"},
 		{name: "unknown signal", opt: Options{StopSignal: "SIGFOO"}, want: "--stop-signal"},
@@ -387,6 +392,8 @@ func TestPublish(t *testing.T) {
 		"[::1]:8080:80":           {"::1:8080->80/tcp"},
 		"8000-8001:80-81":         {"*:8000->80/tcp", "*:8001->81/tcp"},
 		"80-81":                   {"*:0->80/tcp", "*:0->81/tcp"},
+		"::80":                    {"*:0->80/tcp"},
+		"8000-8010:80":            {"*:8000-8010->80/tcp"},
 		"0.0.0.0:65535:65535/TCP": {"0.0.0.0:65535->65535/tcp"},
 	} {
 		ports, err := parsePublish(s)
@@ -403,16 +410,31 @@ func TestPublish(t *testing.T) {
 	}
 }
 
+func TestAttachments(t *testing.T) {
+	for s, want := range map[string]string{
+		"a":   "[{a [] invalid IP invalid IP }]",
+		"a,b": "[{a [] invalid IP invalid IP } {b [] invalid IP invalid IP }]",
+		"a:ip=10.1.1.1,alias=x,alias=y,mac=02:00:00:00:00:01": "[{a [x y] 10.1.1.1 invalid IP 02:00:00:00:00:01}]",
+		"name=a,ip6=fd00::1,mac-address=02:00:00:00:00:01":    "[{a [] invalid IP fd00::1 02:00:00:00:00:01}]",
+		"a:": "[{a [] invalid IP invalid IP }]",
+	} {
+		got, err := parseAttachments(s)
+		if err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, %v, want %s", s, got, err, want)
+		}
+	}
+}
+
 func show(p Port) string {
 	ip := "*"
 	if p.HostIP.IsValid() {
 		ip = p.HostIP.String()
 	}
-	raw, err := json.Marshal([]uint16{p.HostPort, p.ContainerPort})
-	if err != nil {
-		return err.Error()
+	host := strconv.Itoa(int(p.HostPort))
+	if p.HostPortEnd != 0 {
+		host += "-" + strconv.Itoa(int(p.HostPortEnd))
 	}
-	return ip + ":" + strings.NewReplacer("[", "", "]", "/"+p.Proto, ",", "->").Replace(string(raw))
+	return fmt.Sprintf("%s:%s->%d/%s", ip, host, p.ContainerPort, p.Proto)
 }
 
 func TestCheckFindsFlagErrorsWithoutAnImage(t *testing.T) {

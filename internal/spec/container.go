@@ -16,6 +16,10 @@ type Container struct {
 	ID, Name, Image string
 	CIDFile         string
 	Labels          map[string]string
+	// CreateCommand is the command line that made it, and CreateDir where that was
+	// given; the caller knows them.
+	CreateCommand []string
+	CreateDir     string
 
 	TTY, Interactive, Detach bool
 	Remove, Replace, Quiet   bool
@@ -31,11 +35,18 @@ type Container struct {
 	SeccompProfile    string
 	Privileged        bool
 
-	Limits  Limits
-	Cgroups string // "try" (default), "enforce" or "disabled"
+	// Notices are sentences about what is not as it would be on another machine.
+	Notices []string
+
+	// Cgroups is --cgroups. The limits are in Spec.Linux.Resources, the parent in
+	// Spec.Linux.CgroupsPath.
+	Cgroups CgroupMode
 
 	StopSignal  int           // number
 	StopTimeout time.Duration // negative: wait for ever
+	Restart     Restart
+	Log         Log
+	Health      *Health // nil: none
 
 	Pull     string // "missing", "always", "never" or "newer"
 	Platform string // "os/arch[/variant]", empty for the machine's own
@@ -86,22 +97,36 @@ type UserNS struct {
 
 // Network is how the container reaches the world.
 type Network struct {
-	Mode      string // "slirp", "none", "host" or "container"
+	Mode      string // "slirp", "none", "host", "container" or "bridge"
 	Container string
-	Options   map[string]string // of slirp, such as allow_host_loopback=true
+	// Attachments are the networks of Mode "bridge".
+	Attachments []Attachment
+	Slirp       Slirp
 
 	Ports      []Port
 	DNS        []netip.Addr
 	DNSSearch  []string // "." alone: no search domains
 	DNSOptions []string
-	Hosts      []HostEntry
+	// KeepResolvConf is --dns none: the image's own file stays.
+	KeepResolvConf bool
+	Hosts          []HostEntry
+}
+
+// Attachment puts a container on a network. The zero addresses are to be chosen.
+type Attachment struct {
+	Network    string // name or id
+	Aliases    []string
+	IPv4, IPv6 netip.Addr
+	MAC        string
 }
 
 // Port publishes one port. HostIP is the zero Addr for all addresses; HostPort
-// is 0 for any free port.
+// is 0 for any free port. With HostPortEnd it is the first free one from HostPort
+// to that.
 type Port struct {
 	HostIP        netip.Addr
 	HostPort      uint16
+	HostPortEnd   uint16
 	ContainerPort uint16
 	Proto         string // "tcp" or "udp"
 }
@@ -115,25 +140,4 @@ type Volume struct {
 	Name   string // empty: anonymous
 	Target string
 	Mount  int
-}
-
-// Limits are what a cgroup has to enforce. Zero is no limit everywhere.
-type Limits struct {
-	Memory     int64 // bytes
-	MemorySwap int64 // bytes of memory and swap together; -1: unlimited swap
-	// SwapDefault: MemorySwap is docker's default of twice the memory, which
-	// nobody asked for: it may be left out where the kernel does not count swap.
-	SwapDefault       bool
-	MemoryReservation int64  // bytes
-	CPUQuota          int64  // µs of CPU time a period
-	CPUPeriod         uint64 // µs
-	CPUShares         uint64 // 2..262144, relative to 1024
-	CPUSet            string // such as 0-2,4
-	PIDs              int64  // -1: unlimited
-}
-
-// Any reports whether there is something to enforce.
-func (l Limits) Any() bool {
-	l.PIDs = max(l.PIDs, 0)
-	return l != Limits{}
 }

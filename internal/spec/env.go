@@ -56,6 +56,33 @@ func (b *builder) envFile(e *environment, name string) error {
 	return nil
 }
 
+// ExecEnv gives the variables that --env-file and -e ask for. One without = is to
+// be taken away.
+func ExecEnv(files, vars []string, host Host) ([]string, error) {
+	b := &builder{facts: Facts{Host: host}}
+	var e environment
+	for _, name := range files {
+		if err := b.envFile(&e, name); err != nil {
+			return nil, err
+		}
+	}
+	for _, kv := range vars {
+		k, v, ok := strings.Cut(kv, "=")
+		if k == "" || strings.ContainsRune(kv, 0) {
+			return nil, fmt.Errorf("-e: invalid environment variable: %q", kv)
+		}
+		if !ok {
+			if _, set := host.LookupEnv(k); !set {
+				e.unset(k)
+				e = append(e, k)
+				continue
+			}
+		}
+		b.apply(&e, envLine{k, v, ok})
+	}
+	return e, nil
+}
+
 // apply sets a variable. A name alone takes the caller's value; if he has
 // none, the variable is unset, even where the image sets it.
 func (b *builder) apply(e *environment, l envLine) {

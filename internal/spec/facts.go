@@ -17,6 +17,7 @@ type Facts struct {
 	RootfsPath  string // Spec.Root.Path
 	ImageName   string // as the user wrote it
 	Image       ocispec.ImageConfig
+	ImageHealth *Health // the image's check, nil for none
 
 	// Passwd and Group are the image's /etc/passwd and /etc/group, nil where it has none.
 	Passwd, Group []byte
@@ -34,6 +35,7 @@ type Facts struct {
 	// LastCap is /proc/sys/kernel/cap_last_cap; 0: every capability known to urun.
 	LastCap  int
 	CgroupV2 bool // the unified hierarchy is mounted
+	Rungs    Rungs
 	// StdinTTY says that standard input is a terminal.
 	StdinTTY bool
 

@@ -72,7 +72,7 @@ func (b *builder) sysMount() specs.Mount {
 	if b.c.Privileged {
 		access = "rw"
 	}
-	if b.c.Network.mode() == Private {
+	if b.c.Network.mode() == Private && !b.facts.Rungs.NoSys {
 		return specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
 	}
 	m := bindHost("/sys")
@@ -84,7 +84,9 @@ func (b *builder) sysMount() specs.Mount {
 // with the hierarchies of version 1, of which nothing is delegated.
 func (b *builder) cgroupMount() (specs.Mount, bool) {
 	access := "ro"
-	if b.c.Privileged {
+	// Unmasked, as in podman, a container manages its own subtree; its limits it
+	// cannot lift (nsdelegate in cgroup-v2.rst).
+	if b.c.Privileged || len(b.remaining([]string{"/sys/fs/cgroup"})) == 0 {
 		access = "rw"
 	}
 	if !b.facts.CgroupV2 {

@@ -17,6 +17,9 @@ func (b *builder) network() error {
 		return err
 	}
 	b.c.Network = n
+	if err := b.attachments(); err != nil {
+		return err
+	}
 	if n.Mode == "container" {
 		switch {
 		case b.opt.Hostname != "":
@@ -38,15 +41,16 @@ func parseNetwork(s string) (Network, error) {
 		if !has {
 			return n, nil
 		}
-		n.Options = map[string]string{}
-		for _, opt := range strings.Split(rest, ",") {
-			k, v, ok := strings.Cut(opt, "=")
-			if !ok || k == "" {
-				return Network{}, fmt.Errorf("--network %s: option %q must be key=value", s, opt)
-			}
-			n.Options[k] = v
+		var err error
+		if n.Slirp, err = parseSlirp(rest); err != nil {
+			return Network{}, fmt.Errorf("--network %s: %w", s, err)
 		}
 		return n, nil
+	case "pasta":
+		// podman's name; its options are others.
+		if !has {
+			return Network{Mode: "slirp", Slirp: Slirp{Driver: "pasta"}}, nil
+		}
 	case "none", "host":
 		if !has {
 			return Network{Mode: mode}, nil
@@ -56,15 +60,21 @@ func parseNetwork(s string) (Network, error) {
 			return Network{Mode: mode, Container: rest}, nil
 		}
 	case "bridge", "default":
-		return Network{}, hint("leave out --network for a private network with published ports",
-			"--network %s: bridges need privilege", s)
+		return Network{}, hint("make a network with urun network create and name it, or leave out --network for a private one",
+			"--network %s: there is no default bridge", s)
+	default:
+		return Network{Mode: "bridge"}, nil
 	}
-	return Network{}, fmt.Errorf("--network %s: must be slirp[:OPTION=VALUE,...], none, host or container:NAME", s)
+	return Network{}, fmt.Errorf("--network %s: must be slirp[:OPTION=VALUE,...], pasta, none, host, container:NAME or the name of a network", s)
 }
 
 // names parses what ends up in resolv.conf and hosts.
 func (b *builder) names() error {
 	n := &b.c.Network
+	if slices.Equal(b.opt.DNS, []string{"none"}) {
+		n.KeepResolvConf = true
+		return b.hosts()
+	}
 	for _, s := range b.opt.DNS {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
@@ -84,12 +94,16 @@ func (b *builder) names() error {
 		}
 		n.DNSOptions = append(n.DNSOptions, s)
 	}
+	return b.hosts()
+}
+
+func (b *builder) hosts() error {
 	for _, s := range b.opt.AddHosts {
 		h, err := parseHost(s)
 		if err != nil {
 			return err
 		}
-		n.Hosts = append(n.Hosts, h...)
+		b.c.Network.Hosts = append(b.c.Network.Hosts, h...)
 	}
 	return nil
 }
@@ -143,9 +157,9 @@ func (b *builder) ports() error {
 
 func uniquePorts(list []Port) error {
 	for i, p := range list {
-		if p.HostPort != 0 && slices.ContainsFunc(list[:i], func(q Port) bool {
+		if p.HostPort != 0 && p.HostPortEnd == 0 && slices.ContainsFunc(list[:i], func(q Port) bool {
 			sameIP := p.HostIP == q.HostIP || !p.HostIP.IsValid() || !q.HostIP.IsValid()
-			return sameIP && p.HostPort == q.HostPort && p.Proto == q.Proto
+			return sameIP && p.HostPort == q.HostPort && q.HostPortEnd == 0 && p.Proto == q.Proto
 		}) {
 			return fmt.Errorf("-p: host port %d/%s is published twice", p.HostPort, p.Proto)
 		}
@@ -153,32 +167,47 @@ func uniquePorts(list []Port) error {
 	return nil
 }
 
-// exposedPorts publishes for -P what the image exposes and -p does not name.
+// exposedPorts publishes for -P what the image or --expose exposes and -p does
+// not name.
 func (b *builder) exposedPorts() error {
-	if !b.opt.PublishAll {
-		return nil
+	for _, s := range b.opt.Expose {
+		if err := b.expose(s); err != nil {
+			return fmt.Errorf("--expose %s: %w", s, err)
+		}
+	}
+	for _, s := range slices.Sorted(maps.Keys(b.facts.Image.ExposedPorts)) {
+		if !b.opt.PublishAll {
+			return nil
+		}
+		if err := b.expose(s); err != nil {
+			return fmt.Errorf("exposed port of the image: %w", err)
+		}
+	}
+	return nil
+}
+
+// expose publishes an exposed port or range of them, if all are to be.
+func (b *builder) expose(s string) error {
+	port, proto, err := splitProto(s)
+	if err != nil {
+		return err
+	}
+	first, last, err := portRange(port)
+	if err != nil || !b.opt.PublishAll {
+		return err
 	}
 	n := &b.c.Network
-	for _, s := range slices.Sorted(maps.Keys(b.facts.Image.ExposedPorts)) {
-		port, proto, err := splitProto(s)
-		if err != nil {
-			return fmt.Errorf("exposed port of the image: %w", err)
-		}
-		first, last, err := portRange(port)
-		if err != nil {
-			return fmt.Errorf("exposed port of the image: %w", err)
-		}
-		for p := int(first); p <= int(last); p++ {
-			if !slices.ContainsFunc(n.Ports, func(q Port) bool { return int(q.ContainerPort) == p && q.Proto == proto }) {
-				n.Ports = append(n.Ports, Port{ContainerPort: uint16(p), Proto: proto})
-			}
+	for p := int(first); p <= int(last); p++ {
+		if !slices.ContainsFunc(n.Ports, func(q Port) bool { return int(q.ContainerPort) == p && q.Proto == proto }) {
+			n.Ports = append(n.Ports, Port{ContainerPort: uint16(p), Proto: proto})
 		}
 	}
 	return nil
 }
 
 // parsePublish parses [[IP:][HOST]:]CONTAINER[/PROTO]; HOST and CONTAINER may
-// be ranges of one length, IPv6 addresses stand in brackets.
+// be ranges of one length, or HOST alone one: then its first free port is taken.
+// IPv6 addresses stand in brackets.
 func parsePublish(s string) ([]Port, error) {
 	ports, err := publish(s)
 	if err != nil {
@@ -212,6 +241,9 @@ func publish(s string) ([]Port, error) {
 		var hostLast uint16
 		if hostFirst, hostLast, err = portRange(host); err != nil {
 			return nil, err
+		}
+		if first == last && hostLast > hostFirst {
+			return []Port{{HostIP: ip, HostPort: hostFirst, HostPortEnd: hostLast, ContainerPort: first, Proto: proto}}, nil
 		}
 		if hostLast-hostFirst != last-first {
 			return nil, fmt.Errorf("host and container ranges differ in length")

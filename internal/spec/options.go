@@ -30,6 +30,7 @@ type Options struct {
 	StopTimeout              *int // seconds; -1 waits for ever
 	Ulimits                  []string
 	Timezone                 string
+	LifeOptions
 
 	// Files.
 	Volumes, Mounts, Tmpfs []string
@@ -39,8 +40,12 @@ type Options struct {
 
 	// Network.
 	Network                    string
+	MoreNetworks               []string // --network given again
+	IP, IP6, MACAddress        string
+	NetworkAliases             []string
 	Publish                    []string
 	PublishAll                 bool
+	Expose                     []string
 	DNS, DNSSearch, DNSOptions []string
 	AddHosts                   []string
 
@@ -54,10 +59,26 @@ type Options struct {
 	Sysctls         []string
 
 	// Resources.
-	Memory, MemorySwap, MemoryReservation string
-	CPUs                                  string
-	CPUShares, CPUQuota, CPUPeriod        int64
-	CPUSet                                string
-	PidsLimit                             *int64
-	Cgroups                               string
+	Resources ResourceOptions
+	Cgroups   string
+}
+
+// ResourceOptions are the flags of `urun run` and `urun update` that limit
+// resources, as given.
+type ResourceOptions struct {
+	Memory, MemorySwap, MemoryReservation, MemoryHigh string
+	CPUs                                              string
+	CPUShares, CPUQuota, CPUPeriod                    int64
+	CPUWeight                                         uint64
+	CPUSet, CPUSetMems                                string
+	PidsLimit                                         *int64
+	IOWeight                                          uint64 // cgroup v2's unit
+	BlkioWeight                                       uint16 // docker's
+
+	DeviceReadBPS, DeviceWriteBPS, DeviceReadIOPS, DeviceWriteIOPS []string
+
+	Hugetlb      []string
+	OOMScoreAdj  *int
+	CgroupParent string
+	CgroupConf   []string
 }

@@ -22,8 +22,8 @@ func capabilityNames() []string {
 	}
 }
 
-// defaultCapabilities are docker's.
-func defaultCapabilities() []string {
+// DefaultCapabilities are docker's, without CAP_.
+func DefaultCapabilities() []string {
 	return []string{
 		"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
 		"NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
@@ -46,7 +46,7 @@ func (b *builder) capabilities() error {
 	if err != nil {
 		return err
 	}
-	base := defaultCapabilities()
+	base := DefaultCapabilities()
 	addAll := b.opt.Privileged || slices.Contains(add, "ALL")
 	switch {
 	case addAll && slices.Contains(drop, "ALL"):

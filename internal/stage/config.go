@@ -15,6 +15,8 @@ type Config struct {
 	// LowerDir is a directory to use as the image; empty means that the image
 	// is served over FUSE.
 	LowerDir string `json:"lowerDir,omitempty"`
+	// Storage is how the writable layer is merged with what is below.
+	Storage Storage `json:"storage,omitempty"`
 	// Volatile means that the writable layer need not outlive a loss of power:
 	// it is removed when the container ends.
 	Volatile bool `json:"volatile,omitempty"`
@@ -32,6 +34,8 @@ type Config struct {
 	// Join lists the namespaces, by their clone(2) flag, whose files come with
 	// the configuration, in the same order.
 	Join []int `json:"join,omitempty"`
+	// CgroupNS tells that the container has a cgroup namespace of its own.
+	CgroupNS bool `json:"cgroupNS,omitempty"`
 	// SharedShm tells that a detached mount for /dev/shm follows those files.
 	SharedShm bool `json:"sharedShm,omitempty"`
 	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
@@ -54,11 +58,25 @@ const (
 	NetworkShared Network = "shared"
 )
 
+// Storage says who merges the writable layer with the image.
+type Storage string
+
+const (
+	// StorageAuto is the kernel where it can, else the union.
+	StorageAuto Storage = "auto"
+	// StorageOverlay is the kernel's overlayfs.
+	StorageOverlay Storage = "overlay"
+	// StorageFuse is the read-write union of package fuseunion.
+	StorageFuse Storage = "fuse"
+)
+
 // Ready is what init says when only the execution of the command is left.
 // The message's files are the TUN, if HasTUN, and the pty master, if HasTTY.
 type Ready struct {
 	HasTUN bool `json:"hasTUN"`
 	HasTTY bool `json:"hasTTY"`
+	// Storage is what it came to.
+	Storage Storage `json:"storage"`
 	// Notices are things that the user should know, a sentence each.
 	Notices []string `json:"notices,omitempty"`
 }
@@ -75,8 +93,10 @@ type Failed struct {
 // Kinds of messages between init and the monitor; see package handoff.
 const (
 	KindConfig = "config"
-	KindFuse   = "fuse"
+	KindImage  = "image" // file: a detached mount of the image
+	KindFuse   = "fuse"  // file: the FUSE device, mounted as a union
 	KindReady  = "ready"
 	KindExec   = "exec"
 	KindFailed = "failed"
+	KindEnter  = "enter"
 )

@@ -42,6 +42,7 @@ type setup struct {
 	master  *os.File
 	slave   *os.File
 	root    *rootfs.Root
+	storage Storage // overlay or fuse
 	notices []string
 }
 
@@ -82,7 +83,7 @@ func run(parent *handoff.Conn) (int, error) {
 // ready tells the monitor and waits for its word: the record on disk says
 // "running" before the command does anything.
 func (s *setup) ready() error {
-	r := Ready{HasTUN: s.tun != nil, HasTTY: s.master != nil, Notices: s.notices}
+	r := Ready{HasTUN: s.tun != nil, HasTTY: s.master != nil, Storage: s.storage, Notices: s.notices}
 	var files []*os.File
 	for _, f := range []*os.File{s.tun, s.master} {
 		if f != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -32,6 +33,7 @@ func (p Process) Exec() error {
 	}{
 		{"reset signals", resetSignals},
 		{"set resource limits", p.rlimits},
+		{"set oom score", p.oomScore},
 		{"enter working directory", p.chdir},
 		{"drop bounding capabilities", p.dropBounding},
 		// Without no_new_privs a filter needs CAP_SYS_ADMIN, which is gone after
@@ -75,6 +77,21 @@ func (p Process) rlimits() error {
 		}
 	}
 	return nil
+}
+
+// oomScore says how soon the kernel kills this process when the machine is out of memory.
+func (p Process) oomScore() error {
+	if p.Spec.OOMScoreAdj == nil {
+		return nil
+	}
+	err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*p.Spec.OOMScoreAdj)), 0)
+	if errors.Is(err, unix.EACCES) {
+		return &hintError{
+			fmt.Errorf("%d: %w", *p.Spec.OOMScoreAdj, err),
+			"an ordinary user can not be spared more than he is already, which cat /proc/self/oom_score_adj tells: only less",
+		}
+	}
+	return err
 }
 
 func rlimitNumber(name string) (int, bool) {

@@ -86,7 +86,7 @@ func TestStepsAreInOrder(t *testing.T) {
 	for _, s := range steps() {
 		names = append(names, s.name)
 	}
-	order := []string{"make mounts private", "open host files", "become root", "mount image", "mount overlay", "mount", "set kernel parameters", "hide paths", "make root read-only", "change root"}
+	order := []string{"make mounts private", "open host files", "become root", "mount image", "mount root", "mount", "set kernel parameters", "hide paths", "make root read-only", "change root"}
 	last := -1
 	for _, name := range order {
 		i := slices.Index(names, name)

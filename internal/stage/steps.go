@@ -9,7 +9,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/slirp"
 )
@@ -25,6 +24,9 @@ func steps() []step {
 	return []step{
 		{"watch the monitor", func(*setup) error { return watchParent() }},
 		{"join namespaces", (*setup).join},
+		// Before any mount of the cgroup file system: it shows what is below the
+		// namespace's root.
+		{"make cgroup namespace", (*setup).cgroupNamespace},
 		{"make mounts private", func(*setup) error { return rootfs.Private() }},
 		// Host files are opened before becoming root, which with keep-id is
 		// another user for the host, and before any content of the image or of
@@ -32,13 +34,12 @@ func steps() []step {
 		{"open host files", (*setup).openHost},
 		{"become root", (*setup).becomeRoot},
 		{"make mount points", func(*setup) error { return rootfs.MountPoints() }},
-		// The image server needs a few milliseconds to come up, and needs the
-		// device for it: so the lower layer comes before the network, which
-		// takes its time meanwhile, and that before the overlay, which waits
-		// for the server.
-		{"mount image", (*setup).lower},
+		{"choose storage", (*setup).chooseStorage},
+		// The first container of an image waits for its server to come up: so
+		// the network, which takes its time meanwhile, comes before the image.
 		{"set up network", (*setup).network},
-		{"mount overlay", (*setup).overlay},
+		{"mount image", (*setup).lower},
+		{"mount root", (*setup).merged},
 		{"set host name", (*setup).hostname},
 		{"mount", (*setup).mounts},
 		{"make devices", (*setup).devices},
@@ -64,6 +65,18 @@ func (s *setup) join() error {
 		if err := f.Close(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// cgroupNamespace makes this process's cgroup the root of what the container sees. The
+// thread that does so becomes the command.
+func (s *setup) cgroupNamespace() error {
+	if !s.CgroupNS {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return fmt.Errorf("unshare: %w", err)
 	}
 	return nil
 }
@@ -122,47 +135,6 @@ func (s *setup) becomeRoot() error {
 	}
 	unix.Umask(0o022)
 	return nil
-}
-
-func (s *setup) lower() error {
-	if s.LowerDir != "" {
-		tree, err := rootfs.Source(rootfs.Plan{Source: s.LowerDir, Recursive: true})
-		if err != nil {
-			return err
-		}
-		defer tree.Close()
-		return rootfs.AttachAt(tree, rootfs.Lower)
-	}
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &hintError{
-			fmt.Errorf("open /dev/fuse: %w", err),
-			"images are served through FUSE: have the administrator run: modprobe fuse; chmod 666 /dev/fuse",
-		}
-	}
-	dev := os.NewFile(uintptr(fd), "/dev/fuse")
-	defer dev.Close()
-	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{})
-	if err != nil {
-		return err
-	}
-	defer mnt.Close()
-	if err := rootfs.AttachAt(mnt, rootfs.Lower); err != nil {
-		return err
-	}
-	return s.parent.Send(KindFuse, nil, dev)
-}
-
-func (s *setup) overlay() error {
-	notice, err := rootfs.Overlay(s.Volatile)
-	if err != nil {
-		return err
-	}
-	if notice != "" {
-		s.notices = append(s.notices, notice)
-	}
-	s.root, err = rootfs.Open(rootfs.Merged)
-	return err
 }
 
 func (s *setup) network() error {

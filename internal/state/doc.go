@@ -2,8 +2,10 @@
 //
 // A container is a directory, containers/ID:
 //
-//	state.json   the Record; replaced whole (temporary file, rename)
+//	state.json   the Record; replaced whole, by an exchange of names with the old
+//	             one, .state.json, which the next one overwrites
 //	config.json  the OCI runtime spec, written once
+//	plan.json    what starting the container takes beside that
 //	lock         held by flock(2) as long as the container's monitor lives
 //	...          what the container's other parts keep: upper, work, etc, log
 //

@@ -86,6 +86,11 @@ func (s *Store) Abandoned() ([]*Handle, error) {
 			h, err = s.lockOrphan(dir)
 		}
 		switch {
+		case err == nil && !half && finished(dir):
+			// It ended, and its monitor with it, after it was looked at.
+			if err := h.Close(); err != nil {
+				return all, err
+			}
 		case err == nil:
 			if half {
 				h.Record.Remove = true // it never was, or was being removed
@@ -135,7 +140,7 @@ func (s *Store) lockOrphan(dir string) (*Handle, error) {
 // finished tells, without taking the lock, that there is nothing to clean.
 func finished(dir string) bool {
 	rec, err := readRecord(dir)
-	return err == nil && !rec.Remove && (rec.Status == Exited || rec.Status == Created)
+	return err == nil && !rec.Remove && !rec.Unparked && rec.Status.Ended()
 }
 
 // removeHusk removes a directory without lock or record: the process that made

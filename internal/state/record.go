@@ -14,6 +14,9 @@ const (
 	Created  Status = "created"
 	Running  Status = "running"
 	Exited   Status = "exited"
+	// Paused is never in a record: a running container whose cgroup is frozen is
+	// shown so.
+	Paused Status = "paused"
 )
 
 // Process names a process for good: a pid together with its start time, so
@@ -35,6 +38,8 @@ type Port struct {
 
 // Record is what is known of a container.
 type Record struct {
+	// Version is that of the record's format; see recordVersion.
+	Version int       `json:"version"`
 	ID      string    `json:"id"`
 	Name    string    `json:"name"`
 	Image   string    `json:"image"`   // as the user wrote it
@@ -54,17 +59,34 @@ type Record struct {
 	Monitor Process `json:"monitor"`
 	Init    Process `json:"init"`
 	Cgroup  string  `json:"cgroup,omitempty"`
+	// Storage is who merges the writable layer with what is below: "overlay", the
+	// kernel, or "fuse", urun's own server. Its layout depends on it.
+	Storage string `json:"storage,omitempty"`
+
+	Restart Restart `json:"restart,omitzero"`
+	Health  *Health `json:"health,omitempty"` // nil: it is not checked
 
 	// Remove is --rm: the container goes when it ends.
 	Remove bool `json:"remove,omitempty"`
-	// Volumes are the anonymous volumes that go with the container.
+	// Volumes are the directories of the anonymous volumes that go with the container.
 	Volumes []string `json:"volumes,omitempty"`
+	// NamedVolumes are the names of the others.
+	NamedVolumes []string `json:"namedVolumes,omitempty"`
+
+	// Unparked tells that the writable layer of a container that does not run is
+	// put back for a moment, for a command to look at or to change.
+	Unparked bool `json:"unparked,omitempty"`
 
 	StopSignal  int           `json:"stopSignal"`
 	StopTimeout time.Duration `json:"stopTimeout"`
 
 	Labels map[string]string `json:"labels,omitempty"`
 	Ports  []Port            `json:"ports,omitempty"`
+	// NetworkDriver is what carries the container's TCP, and why where it is not the
+	// best; empty before the first packet.
+	NetworkDriver string `json:"networkDriver,omitempty"`
+	// Networks are the networks that the container is on, in the order of its interfaces.
+	Networks []Endpoint `json:"networks,omitempty"`
 	// UIDs and GIDs are the id maps of the container's user namespace: who
 	// removes its files must be root of such a one.
 	UIDs []specs.LinuxIDMapping `json:"uidMappings"`

@@ -244,13 +244,31 @@ func (s *Store) lockDir(dir string) (*Handle, error) {
 	return &Handle{Record: *rec, dir: dir, lock: lock, s: s}, nil
 }
 
+// Begin notes, in the record of a container that is there and does not run,
+// that this process is about to start it.
+func (h *Handle) Begin() error {
+	var err error
+	if h.Creator, err = ProcessOf(os.Getpid()); err != nil {
+		return err
+	}
+	h.Monitor, h.Init, h.Cgroup = Process{}, Process{}, ""
+	h.Status, h.Error, h.Health, h.Ports = Starting, "", nil, nil
+	h.Restart.Count, h.Restart.Stopped = 0, false
+	return h.Save()
+}
+
 // SaveSpec writes the container's OCI runtime spec into dir, as a bundle has it.
 func SaveSpec(dir string, spec *specs.Spec) error {
 	raw, err := json.Marshal(spec)
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, specFile), raw, 0o600); err != nil {
+	tmp := filepath.Join(dir, "."+specFile)
+	err = os.WriteFile(tmp, raw, 0o600)
+	if err == nil {
+		err = os.Rename(tmp, filepath.Join(dir, specFile))
+	}
+	if err != nil {
 		return fmt.Errorf("write spec: %w", err)
 	}
 	return nil
@@ -258,13 +276,17 @@ func SaveSpec(dir string, spec *specs.Spec) error {
 
 // Spec reads a container's OCI runtime spec.
 func (s *Store) Spec(id string) (*specs.Spec, error) {
-	raw, err := os.ReadFile(filepath.Join(s.Dir(id), specFile))
+	return readSpec(s.Dir(id))
+}
+
+func readSpec(dir string) (*specs.Spec, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, specFile))
 	if err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
 	}
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(raw, spec); err != nil {
-		return nil, fmt.Errorf("read spec of container %s: %w", id, err)
+		return nil, fmt.Errorf("read spec of container %s: %w", filepath.Base(dir), err)
 	}
 	return spec, nil
 }
@@ -284,20 +306,40 @@ func (h *Handle) Close() error {
 }
 
 // Save writes the record. It is replaced whole: a reader sees the old one or
-// the new one.
+// the new one. The old one is kept aside and overwritten the next time, so that
+// after the first saves no further inode or block is needed: also on a full disk
+// it can be told how a container ended.
 func (h *Handle) Save() error {
+	h.Version = recordVersion
 	raw, err := json.Marshal(&h.Record)
 	if err != nil {
 		return fmt.Errorf("encode record: %w", err)
 	}
-	tmp := filepath.Join(h.dir, "."+recordFile)
-	if err := os.WriteFile(tmp, raw, 0o600); err != nil {
+	name, spare := filepath.Join(h.dir, recordFile), filepath.Join(h.dir, "."+recordFile)
+	if err := overwrite(spare, raw); err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
-	if err := os.Rename(tmp, filepath.Join(h.dir, recordFile)); err != nil {
+	err = unix.Renameat2(unix.AT_FDCWD, spare, unix.AT_FDCWD, name, unix.RENAME_EXCHANGE)
+	if err != nil { // there is no old one yet, or the file system can not (NFS)
+		err = os.Rename(spare, name)
+	}
+	if err != nil {
 		return fmt.Errorf("write record: %w", err)
 	}
 	return nil
+}
+
+// overwrite replaces a file's content in place.
+func overwrite(name string, data []byte) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
+	return errors.Join(err, f.Close())
 }
 
 // Settle gives the lock back and makes what was saved outlive a loss of power.
@@ -307,7 +349,14 @@ func (h *Handle) Settle() error {
 	if err = errors.Join(err, h.Close()); err != nil {
 		return fmt.Errorf("sync record: %w", err)
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	dir, derr := os.Open(h.dir)
+	if derr == nil {
+		derr = errors.Join(dir.Sync(), dir.Close()) // the exchange of names
+	}
+	if errors.Is(derr, fs.ErrNotExist) {
+		derr = nil // removed meanwhile
+	}
+	if err := errors.Join(f.Sync(), f.Close(), derr); err != nil {
 		return fmt.Errorf("sync record: %w", err)
 	}
 	return nil
@@ -330,6 +379,13 @@ func (h *Handle) Remove() error {
 	return nil
 }
 
+// recordVersion is the version of the record's format. Older ones are read as
+// they are: what they lack is zero. Newer ones are not touched.
+const recordVersion = 1
+
+// readRecord reads a container's record. One that makes no sense, which a loss
+// of power may leave, must not keep the others from being used: it is read as
+// that of a dead container.
 func readRecord(dir string) (*Record, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, recordFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -340,7 +396,37 @@ func readRecord(dir string) (*Record, error) {
 	}
 	rec := &Record{}
 	if err := json.Unmarshal(raw, rec); err != nil {
-		return nil, fmt.Errorf("read record %s: %w", dir, err)
+		return deadRecord(dir, fmt.Sprintf("its record is damaged: %v", err)), nil
+	}
+	if rec.Version > recordVersion {
+		return deadRecord(dir, "its record was written by a newer urun"), nil
 	}
 	return rec, nil
+}
+
+// deadRecord is what can be said of a container without its record: enough to
+// list and to remove it.
+func deadRecord(dir, why string) *Record {
+	id := strings.TrimPrefix(filepath.Base(dir), newPrefix)
+	s := &Store{root: filepath.Dir(filepath.Dir(dir))}
+	rec := &Record{ID: id, Name: s.nameOf(id), Status: Dead, Error: why}
+	// Who removes its files must know its ids.
+	if spec, err := readSpec(dir); err == nil && spec.Linux != nil {
+		rec.UIDs, rec.GIDs = spec.Linux.UIDMappings, spec.Linux.GIDMappings
+	}
+	return rec
+}
+
+// nameOf finds the name of a container the long way.
+func (s *Store) nameOf(id string) string {
+	entries, err := os.ReadDir(s.names())
+	if err != nil {
+		return id[:min(12, len(id))]
+	}
+	for _, e := range entries {
+		if owner, err := os.Readlink(filepath.Join(s.names(), e.Name())); err == nil && owner == id {
+			return e.Name()
+		}
+	}
+	return id[:min(12, len(id))]
 }

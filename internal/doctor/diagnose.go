@@ -1,0 +1,366 @@
+package doctor
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/cgdelegate"
+)
+
+// Diagnose says what the facts mean, one finding for each check and in the order
+// in which a container needs the things.
+func Diagnose(o *Observation) []Finding {
+	var out []Finding
+	for _, check := range []struct {
+		name string
+		find func(*Observation) Finding
+	}{
+		{"user namespace", userNamespace},
+		{"subordinate ids", subordinateIDs},
+		{"namespaces", namespaces},
+		{"mounts", mounts},
+		{"/proc", procFS},
+		{"/sys", sysFS},
+		{"image layers", imageLayers},
+		{"writable layer", writableLayer},
+		{"root change", rootChange},
+		{"seccomp", seccompFilters},
+		{"network", Network},
+		{"ping", ping},
+		{"ports", ports},
+		{"limits", limits},
+		{"linger", linger},
+		{"store", store},
+		{"open files", openFiles},
+	} {
+		f := check.find(o)
+		f.Check = check.name
+		out = append(out, f)
+	}
+	return out
+}
+
+// Lines for administrators that several findings share.
+const (
+	adminSeccomp  = "start the outer container with --security-opt seccomp=unconfined (docker, podman), or seccompProfile: {type: Unconfined} (Kubernetes)"
+	adminUnmask   = "start the outer container with --security-opt systempaths=unconfined (docker), --security-opt unmask=ALL (podman), or procMount: Unmasked (Kubernetes)"
+	adminFuse     = "modprobe fuse && chmod 666 /dev/fuse; for a container: --device /dev/fuse"
+	adminTUN      = "modprobe tun && chmod 666 /dev/net/tun; for a container: --device /dev/net/tun"
+	adminDelegate = "write `[Service]` and `Delegate=cpu cpuset io memory pids` to /etc/systemd/system/user@.service.d/delegate.conf, then: systemctl daemon-reload"
+)
+
+func ok(format string, args ...any) Finding {
+	return Finding{Status: OK, Detail: fmt.Sprintf(format, args...)}
+}
+
+// unknown is for what could not be tried since there is no user namespace: that
+// finding stands already, with its cure.
+func unknown() Finding {
+	return Finding{Status: Degraded, Detail: "not tried: it needs a user namespace"}
+}
+
+// curedBy puts the hint of an error where it belongs: what begins with "as root:"
+// is for the administrator.
+func curedBy(f Finding, err error) Finding {
+	var h interface{ Hint() string }
+	if !errors.As(err, &h) {
+		return f
+	}
+	if line, ok := strings.CutPrefix(h.Hint(), "as root: "); ok {
+		f.Admin = line
+	} else {
+		f.Cure = h.Hint()
+	}
+	return f
+}
+
+// countedAs is the name of a kind of namespaces in the sysctls that limit them.
+var countedAs = map[string]string{
+	TrialPID: "pid", TrialMountNS: "mnt", TrialUTS: "uts", TrialIPC: "ipc", TrialNet: "net", TrialCgroupNS: "cgroup",
+}
+
+// forbidden is a failed attempt with what the errno tells of its cause.
+func (o *Observation) forbidden(what string, t Trial) Finding {
+	f := Finding{Status: Missing, Detail: what + ": " + t.Error}
+	switch kind := countedAs[what]; {
+	case t.Errno == unix.ENOSPC && kind != "":
+		f.Detail += " (too many are in use, or more than 32 are nested)"
+		f.Admin = "sysctl -w user.max_" + kind + "_namespaces=15000"
+	case t.Errno == unix.ENOSYS:
+		f.Detail += " (this kernel has it not, or a seccomp filter hides it)"
+		f.Admin = "a kernel from Linux 5.11 on; or " + adminSeccomp
+	case (t.Errno == unix.EPERM || t.Errno == unix.EACCES) && o.Filtered:
+		f.Detail += " (the seccomp filter around this process)"
+		f.Admin = adminSeccomp
+	case t.Errno == unix.EPERM || t.Errno == unix.EACCES:
+		f.Detail += " (a security module)"
+		f.Admin = "look for DENIED in the kernel's log: dmesg | grep -i -e apparmor -e avc"
+	}
+	return f
+}
+
+func userNamespace(o *Observation) Finding {
+	err := o.NamespaceErr
+	if err == nil && o.HelperErr == nil {
+		err = o.MapErr
+	}
+	if err != nil {
+		return curedBy(Finding{Status: Missing, Detail: err.Error()}, err)
+	}
+	return ok("can be made; Linux %s", o.Kernel)
+}
+
+func subordinateIDs(o *Observation) Finding {
+	switch {
+	case o.MapErr != nil:
+		return curedBy(Finding{Status: Missing, Detail: o.MapErr.Error()}, o.MapErr)
+	case !o.Map.Single():
+		return ok("%s", o.Map)
+	}
+	f := Finding{Status: Degraded, Detail: o.Map.Note + ": files can belong to one user only, and programs that change to another fail"}
+	if o.HelperErr != nil {
+		return curedBy(f, o.HelperErr)
+	}
+	f.Admin = fmt.Sprintf("usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s", o.FreeIDs, o.FreeIDs+65535, o.User)
+	return f
+}
+
+func namespaces(o *Observation) Finding {
+	if o.NamespaceErr != nil {
+		return unknown()
+	}
+	for _, name := range []string{TrialPID, TrialMountNS, TrialUTS, TrialIPC, TrialNet, TrialCgroupNS} {
+		if t := o.Trials[name]; t.Failed() {
+			return o.forbidden(name, t)
+		}
+	}
+	return ok("pid, mnt, uts, ipc, net, cgroup")
+}
+
+func mounts(o *Observation) Finding {
+	if o.NamespaceErr != nil {
+		return unknown()
+	}
+	for _, name := range []string{TrialPrivate, TrialTmpfs, TrialDevpts, TrialBind} {
+		if t := o.Trials[name]; t.Failed() {
+			return o.forbidden(name, t)
+		}
+	}
+	return ok("tmpfs, devpts, binds")
+}
+
+func procFS(o *Observation) Finding {
+	t := o.Trials[TrialProc]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case !t.Failed():
+		return ok("can be mounted")
+	case t.Errno == unix.EPERM && !o.Trials[TrialTmpfs].Failed():
+		// mount_too_revealing: what is mounted over parts of the outer /proc must
+		// not be uncovered by a new one.
+		return Finding{
+			Status: Degraded, Detail: "no new /proc can be mounted: parts of this machine's are masked, as inside another container; containers share it, and its pid namespace",
+			Admin: adminUnmask,
+		}
+	}
+	return o.forbidden("proc", t)
+}
+
+func sysFS(o *Observation) Finding {
+	t := o.Trials[TrialSysfs]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case !t.Failed():
+		return ok("can be mounted")
+	case t.Errno == unix.EPERM && !o.Trials[TrialTmpfs].Failed():
+		return Finding{
+			Status: Degraded, Detail: "no new /sys can be mounted: parts of this machine's are masked, as inside another container; containers share it",
+			Admin: adminUnmask,
+		}
+	}
+	return o.forbidden("sysfs", t)
+}
+
+func imageLayers(o *Observation) Finding {
+	if err := o.Devices["/dev/fuse"]; err != nil {
+		return device(err, "no image can be served", adminFuse)
+	}
+	t := o.Trials[TrialFuse]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case t.Errno == unix.ENODEV:
+		return Finding{Status: Missing, Detail: t.Error + " (the fuse module is not loaded)", Admin: "modprobe fuse"}
+	case t.Failed():
+		return o.forbidden("fuse", t)
+	}
+	return ok("served by FUSE")
+}
+
+func device(err error, effect, admin string) Finding {
+	return Finding{Status: Missing, Detail: fmt.Sprintf("%v: %s", err, effect), Admin: admin}
+}
+
+// instead begins the finding where the kernel's overlayfs can not be used: the
+// layer is merged by the union of package fuseunion then, which is slower.
+const instead = "fuse: urun's own union; "
+
+// WritableLayer tells how a container's writable layer is merged with its image.
+func WritableLayer(o *Observation) Finding { return writableLayer(o) }
+
+func writableLayer(o *Observation) Finding {
+	t := o.Trials[TrialOverlay]
+	switch {
+	case o.NamespaceErr != nil || o.Store.Err != nil:
+		return unknown()
+	case !t.Failed():
+		return ok("overlay: the kernel's overlayfs on %s", o.Store.Type)
+	case t.Errno == unix.ENODEV:
+		return Finding{Status: Degraded, Detail: instead + "no overlayfs: " + t.Error, Admin: "modprobe overlay"}
+	case o.Trials[TrialXattr].Failed():
+		return Finding{
+			Status: Degraded, Detail: instead + fmt.Sprintf("the store's file system (%s) has no user.* attributes, which overlayfs needs", o.Store.Type),
+			Cure: "put the store on a local disk: URUN_ROOT=/var/tmp/urun-" + o.User,
+		}
+	case t.Errno == unix.EPERM && o.Filtered:
+		return o.forbidden("overlayfs", t)
+	}
+	return Finding{
+		Status: Degraded, Detail: instead + fmt.Sprintf("overlayfs does not take the store's file system (%s): %s", o.Store.Type, t.Error),
+		Cure: "put the store on ext4, xfs, btrfs or tmpfs: URUN_ROOT=/var/tmp/urun-" + o.User,
+	}
+}
+
+func rootChange(o *Observation) Finding {
+	t := o.Trials[TrialPivot]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case t.Errno == unix.EINVAL:
+		return ok("by moving the mount: / is the initramfs, which pivot_root refuses")
+	case t.Failed():
+		return o.forbidden("pivot_root", t)
+	}
+	return ok("pivot_root")
+}
+
+func seccompFilters(o *Observation) Finding {
+	t := o.Trials[TrialSeccomp]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case t.Failed():
+		return Finding{Status: Missing, Detail: t.Error, Cure: "urun run --security-opt seccomp=unconfined", Admin: "a kernel with CONFIG_SECCOMP_FILTER"}
+	}
+	return ok("filters can be installed")
+}
+
+// Network tells what would carry a container's traffic.
+func Network(o *Observation) Finding {
+	if err := o.Devices["/dev/net/tun"]; err != nil {
+		f := device(err, "containers share this machine's network, and publish no ports", adminTUN)
+		f.Status = Degraded
+		return f
+	}
+	t := o.Trials[TrialTUN]
+	switch {
+	case o.NamespaceErr != nil:
+		return unknown()
+	case t.Failed():
+		f := o.forbidden("network", t)
+		f.Cure = "urun run --network=host, or --network=none"
+		return f
+	}
+	if t := o.Trials[TrialRedirect]; t.Failed() {
+		return ok("driver netstack: user-mode TCP/IP on a TUN device; not kernel: %s", t.Error)
+	}
+	return ok("driver kernel: TCP spliced between kernel sockets, the rest on a TUN device")
+}
+
+func ping(o *Observation) Finding {
+	if o.InPingRange {
+		return ok("echo requests go out")
+	}
+	return Finding{
+		Status: Degraded, Detail: fmt.Sprintf("containers cannot ping: net.ipv4.ping_group_range is %q", o.PingRange),
+		Admin: `sysctl -w net.ipv4.ping_group_range="0 2147483647"`,
+	}
+}
+
+func ports(o *Observation) Finding {
+	f := ok("can be published from %s on", o.FirstFreePort)
+	if o.FirstFreePort == "" {
+		return ok("can be published from 1024 on")
+	}
+	if o.FirstFreePort == "1024" {
+		f.Admin = "for lower ones: sysctl -w net.ipv4.ip_unprivileged_port_start=80"
+	}
+	return f
+}
+
+func limits(o *Observation) Finding {
+	s := o.Cgroups
+	if s.Way == cgdelegate.None || len(s.Controllers) == 0 {
+		return curedBy(Finding{Status: Degraded, Detail: "containers cannot be limited: " + s.Reason}, s.Err)
+	}
+	var lacking []string
+	basic := true
+	for _, c := range []string{"memory", "cpu", "pids", "cpuset", "io"} {
+		if !strings.Contains(" "+strings.Join(s.Controllers, " ")+" ", " "+c+" ") {
+			lacking = append(lacking, c)
+			basic = basic && (c == "cpuset" || c == "io")
+		}
+	}
+	f := ok("%s (%s)", strings.Join(s.Controllers, " "), s.Way)
+	if len(lacking) > 0 {
+		f.Detail += "; not delegated: " + strings.Join(lacking, " ")
+		if s.Way == cgdelegate.UserManager {
+			f.Admin = adminDelegate
+		}
+	}
+	if !basic {
+		f.Status = Degraded
+	}
+	return f
+}
+
+func linger(o *Observation) Finding {
+	switch {
+	case !o.HasSystemd:
+		return ok("no systemd that would end processes with a session")
+	case o.Linger:
+		return ok("detached containers outlive the session")
+	}
+	return Finding{
+		Status: Degraded, Detail: "limited and detached containers end with your last session",
+		Cure: "loginctl enable-linger", Admin: "loginctl enable-linger " + o.User,
+	}
+}
+
+func store(o *Observation) Finding {
+	s := o.Store
+	switch {
+	case s.Err != nil:
+		return Finding{Status: Missing, Detail: fmt.Sprintf("%s: %v", s.Dir, s.Err), Cure: "URUN_ROOT=DIR with a directory that you can write"}
+	case s.FreeBytes < 1<<30:
+		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d MB are free", s.Dir, s.FreeBytes>>20), Cure: "urun image prune, or URUN_ROOT=DIR on a larger disk"}
+	case !s.NoInodes && s.FreeInodes < 10000:
+		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d inodes are free", s.Dir, s.FreeInodes), Cure: "urun image prune, or URUN_ROOT=DIR on another disk"}
+	}
+	return ok("%s on %s", s.Dir, s.Type)
+}
+
+func openFiles(o *Observation) Finding {
+	if o.OpenFilesLimit < 4096 {
+		return Finding{
+			Status: Degraded, Detail: fmt.Sprintf("a process may have %d files open: few for servers in containers", o.OpenFilesLimit),
+			Admin: "a line in /etc/security/limits.d: " + o.User + " hard nofile 524288",
+		}
+	}
+	return ok("%d (at most %d)", o.OpenFiles, o.OpenFilesLimit)
+}

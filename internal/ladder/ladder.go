@@ -1,0 +1,75 @@
+// Package ladder finds the rung on which a container can stand on this machine:
+// which of the things that a container is made of the kernel allows here. Nothing is
+// asked of the user and nothing degrades in silence: every rung below the highest
+// has a sentence that the command prints.
+//
+// On an ordinary machine the question is answered by looking (two devices, and what is mounted
+// below /proc and /sys), in less than a tenth of a millisecond. Where that looks as if this were the
+// inside of another container, the attempt decides: package doctor makes it in a
+// namespace, and its results are kept until the machine or the container around us is another one.
+package ladder
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/doctor"
+	"github.com/urun-dev/urun/userns"
+)
+
+// Things that a container can do without, as --without names them.
+const (
+	Proc = "proc" // a /proc of its own, and with it a pid namespace
+	Sys  = "sys"  // a /sys of its own
+	TUN  = "tun"  // a network of its own
+)
+
+// Things lists all of them.
+func Things() []string { return []string{Proc, Sys, TUN} }
+
+// Options are what Assess works with.
+type Options struct {
+	Exe   string     // this binary
+	Map   userns.Map // of the container
+	Cache string     // the file that results of attempts are kept in
+	Log   *slog.Logger
+	// Without are things to do without although they may be there, for tests.
+	Without []string
+}
+
+// Lacks are the things that this machine does not give.
+type Lacks map[string]bool
+
+// Assess finds out what is lacking. The error is one of looking; a machine that forbids
+// everything is no error.
+func Assess(ctx context.Context, o Options) (Lacks, error) {
+	l := Lacks{}
+	for _, name := range o.Without {
+		if !slices.Contains(Things(), name) {
+			return nil, fmt.Errorf("--without %s: must be one of %s", name, strings.Join(Things(), ", "))
+		}
+		l[name] = true
+	}
+	if unix.Access("/dev/net/tun", unix.R_OK|unix.W_OK) != nil {
+		l[TUN] = true
+	}
+	mounts := readMounts()
+	if mounts.plain("/proc", "proc", emptyBelowProc) && mounts.plain("/sys", "sysfs", emptyBelowSys) {
+		return l, nil
+	}
+	trials, err := attempts(ctx, o, mounts)
+	if err != nil {
+		return nil, err
+	}
+	for name, trial := range map[string]string{Proc: doctor.TrialProc, Sys: doctor.TrialSysfs} {
+		if t := trials[trial]; t.Errno == unix.EPERM {
+			l[name] = true
+		}
+	}
+	return l, nil
+}

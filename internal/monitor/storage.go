@@ -1,0 +1,133 @@
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/stage"
+)
+
+// openLower opens what is below a writable layer.
+func openLower(img *Image) (fuseunion.Lower, error) {
+	if img.Dir != "" {
+		return fuseunion.OpenDir(img.Dir)
+	}
+	return openTree(img)
+}
+
+// openTree opens an image's tree to be served.
+func openTree(img *Image) (*fuseunion.Tree, error) {
+	tree, err := fuseunion.OpenTree(img.Tree, img.Data)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever reads gets EIO; the command that started the container finds the note. A store of somebody else
+	// takes none.
+	tree.OnDamage(func(e *fuseunion.ContentError) { _ = e.Note() })
+	return tree, nil
+}
+
+// unionMain is the union stage of a container with a writable layer of ours.
+func unionMain(parent *handoff.Conn, m *handoff.Message) error {
+	var img Image
+	if err := m.Decode(&img); err != nil {
+		return err
+	}
+	lower, err := openLower(&img)
+	if err != nil {
+		return fmt.Errorf("open image: %w", err)
+	}
+	if m, err = parent.Expect(KindServe); err != nil {
+		return err
+	}
+	if len(m.Files) != 1 {
+		return fmt.Errorf("serve image: got %d files", len(m.Files))
+	}
+	var how Serve
+	if err := m.Decode(&how); err != nil {
+		return err
+	}
+	// The server only reads and writes the caller's own files.
+	if err := handoff.DropCapabilities(); err != nil {
+		return err
+	}
+	return serveUnion(m.Files[0], lower, img.Serve, &how)
+}
+
+// serveUnion serves a mount with a writable layer.
+func serveUnion(dev *os.File, lower fuseunion.Lower, opt fuseunion.ServeOptions, how *Serve) error {
+	// Modes are made as they are asked for, not one call later.
+	unix.Umask(0)
+	u, err := fuseunion.OpenUnion(lower, how.Upper, how.Work, fuseunion.UnionOptions{Volatile: how.Volatile})
+	if err != nil {
+		return fmt.Errorf("open writable layer: %w", err)
+	}
+	if err := fuseunion.ServeUnion(context.Background(), dev, u, opt); err != nil {
+		return fmt.Errorf("serve writable layer: %w", err)
+	}
+	return u.Close()
+}
+
+// startUnion starts the union stage of a container with a writable layer of ours.
+func (c *container) startUnion() (err error) {
+	lower := c.Image
+	if lower == nil {
+		lower = c.RootDir
+	}
+	c.union, err = c.startHelper(handoff.Union, KindTree, lower)
+	return err
+}
+
+// serveUnion passes the mounted FUSE device on to the union stage, which is started
+// now if it was not certain before.
+func (s *startup) serveUnion(e event) error {
+	defer e.msg.Close()
+	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile}
+	if s.union == nil {
+		if err := s.startUnion(); err != nil {
+			return err
+		}
+	}
+	return s.union.conn.Send(KindServe, how, e.msg.Files...)
+}
+
+// unionTime bounds the wait for an image server that writes out what the kernel
+// still has of a container that has ended.
+const unionTime = 30 * time.Second
+
+// flushUnion waits until the union's mount is gone and the server with it: what
+// processes mapped and wrote is sent to it until then. A layer that is to be removed
+// need not be whole.
+func (c *container) flushUnion() {
+	if c.union == nil || c.handle.Storage != string(stage.StorageFuse) || c.handle.Record.Remove {
+		return
+	}
+	select {
+	case <-c.union.done:
+	case <-time.After(unionTime):
+	}
+}
+
+// parkStorage parks the writable layer of a container that has ended. A union's has
+// nothing but files of the user.
+func parkStorage(dir, storage string) error {
+	if storage == string(stage.StorageFuse) {
+		return nil
+	}
+	return park(dir)
+}
+
+// unparkStorage makes the writable layer of a container that has been there
+// before what it was when it ended.
+func unparkStorage(dir, storage string) error {
+	if storage == string(stage.StorageFuse) {
+		return nil
+	}
+	return unpark(dir)
+}

@@ -1,0 +1,267 @@
+package stage
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/moby/sys/capability"
+	mobyuser "github.com/moby/sys/user"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/rootfs"
+)
+
+// Exec is a command that is to be run in a container beside its own. What it
+// leaves open is as the container's own command has it.
+type Exec struct {
+	Args []string `json:"args"`
+	// Env replaces and adds variables; one without a value is taken away.
+	Env  []string `json:"env,omitempty"`
+	Cwd  string   `json:"cwd,omitempty"`
+	User string   `json:"user,omitempty"` // NAME or ID, [:GROUP]; looked up inside
+	TTY  bool     `json:"tty,omitempty"`
+	// Rows and Columns are the size of the terminal; 0: not known.
+	Rows       uint16 `json:"rows,omitempty"`
+	Columns    uint16 `json:"columns,omitempty"`
+	Privileged bool   `json:"privileged,omitempty"` // all capabilities of the user namespace
+}
+
+// EnterRequest is what the exec stage gets to know. Its file is a pidfd of the
+// container's init.
+type EnterRequest struct {
+	Config     json.RawMessage `json:"config"`     // Config, of the container
+	Namespaces int             `json:"namespaces"` // to join, by their CLONE_NEW* flags
+	Exec       Exec            `json:"exec"`
+}
+
+// Enter is the main function of the exec stage: it joins a container and
+// becomes a command there. It was born in the container's pid namespace and cgroup.
+func Enter() {
+	runtime.LockOSThread()
+	parent, err := handoff.Parent()
+	if err != nil {
+		os.Exit(125)
+	}
+	err = enter(parent)
+	// If the monitor is gone, nobody is left to be told.
+	_ = parent.Send(KindFailed, failure(err))
+	os.Exit(failure(err).Code)
+}
+
+func enter(parent *handoff.Conn) error {
+	// The container's root may be this process's owner: it must not read its
+	// memory or reach its files by /proc/PID/fd (CVE-2016-9962).
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("exec: prctl: %w", err)
+	}
+	if err := watchParent(); err != nil {
+		return err
+	}
+	m, err := parent.Expect(KindEnter)
+	if err != nil {
+		return err
+	}
+	var req EnterRequest
+	s := &setup{parent: parent}
+	if err := m.Decode(&req); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(req.Config, &s.Config); err != nil {
+		return fmt.Errorf("exec: decode the container's set-up: %w", err)
+	}
+	if len(m.Files) != 1 {
+		return fmt.Errorf("exec: got %d files", len(m.Files))
+	}
+	if err := join(m.Files[0], req.Namespaces); err != nil {
+		return err
+	}
+	m.Close()
+	if err := s.becomeRoot(); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups}
+	if err := s.visit(&p, req.Exec); err != nil {
+		return err
+	}
+	if req.Exec.TTY {
+		if err := s.visitorTerminal(req.Exec, p.Spec.User.UID); err != nil {
+			return fmt.Errorf("exec: terminal: %w", err)
+		}
+	}
+	return p.Exec()
+}
+
+// join enters the namespaces of the process of a pidfd. With a mount namespace
+// come its root and its working directory.
+func join(pidfd *os.File, flags int) error {
+	// A thread that shares these with others can not change its mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("exec: unshare: %w", err)
+	}
+	err := unix.Setns(int(pidfd.Fd()), flags)
+	if errors.Is(err, unix.ESRCH) {
+		return errors.New("container is not running") // it is just ending
+	}
+	if err != nil {
+		return fmt.Errorf("exec: join the container: %w", err)
+	}
+	return nil
+}
+
+// visit makes the process of the container's own command that of a visitor.
+func (s *setup) visit(p *Process, e Exec) error {
+	proc := *p.Spec
+	p.Spec = &proc
+	proc.Args, proc.Terminal = e.Args, e.TTY
+	if e.Cwd != "" {
+		proc.Cwd = e.Cwd
+	}
+	if e.TTY && !slices.ContainsFunc(proc.Env, func(kv string) bool { return strings.HasPrefix(kv, "TERM=") }) {
+		proc.Env = setEnv(proc.Env, "TERM=xterm")
+	}
+	if e.User != "" {
+		if err := s.visitorUser(p, e.User); err != nil {
+			return err
+		}
+	}
+	for _, kv := range e.Env {
+		proc.Env = setEnv(proc.Env, kv)
+	}
+	if e.Privileged {
+		all, err := allCapabilityNames()
+		if err != nil {
+			return err
+		}
+		proc.Capabilities = &specs.LinuxCapabilities{Bounding: all}
+		proc.NoNewPrivileges = false
+	}
+	if caps := proc.Capabilities; caps != nil && (e.User != "" || e.Privileged) {
+		granted := *caps
+		granted.Effective, granted.Permitted, granted.Inheritable, granted.Ambient = nil, nil, nil, nil
+		if proc.User.UID == 0 {
+			// As at the start: others get what files' capabilities give them.
+			granted.Effective, granted.Permitted = granted.Bounding, granted.Bounding
+		}
+		proc.Capabilities = &granted
+	}
+	return nil
+}
+
+// setEnv sets a variable; one without = is taken away.
+func setEnv(env []string, kv string) []string {
+	key, _, valued := strings.Cut(kv, "=")
+	out := slices.DeleteFunc(slices.Clone(env), func(old string) bool { return strings.HasPrefix(old, key+"=") })
+	if valued {
+		out = append(out, kv)
+	}
+	return out
+}
+
+func allCapabilityNames() ([]string, error) {
+	last, err := capability.LastCap()
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	var all []string
+	for c := capability.Cap(0); c <= last; c++ {
+		all = append(all, "CAP_"+strings.ToUpper(c.String()))
+	}
+	return all, nil
+}
+
+// visitorUser looks the user up in the container's files as they are now.
+func (s *setup) visitorUser(p *Process, name string) error {
+	passwd, err := accountFile("/etc/passwd")
+	if err != nil {
+		return err
+	}
+	group, err := accountFile("/etc/group")
+	if err != nil {
+		return err
+	}
+	u, err := mobyuser.GetExecUser(name, &mobyuser.ExecUser{Home: "/"}, passwd, group)
+	if err != nil {
+		return &codedError{126, fmt.Errorf("exec: user %q: %w", name, err)}
+	}
+	proc := p.Spec
+	proc.User.UID, proc.User.GID, proc.User.AdditionalGids = uint32(u.Uid), uint32(u.Gid), nil
+	linux := s.Spec.Linux
+	if !mapped(linux.UIDMappings, proc.User.UID) || !mapped(linux.GIDMappings, proc.User.GID) {
+		return &codedError{126, fmt.Errorf("exec: user %q: its ids are not mapped into the container", name)}
+	}
+	if single := len(linux.GIDMappings) == 1 && linux.GIDMappings[0].Size == 1; !single {
+		for _, g := range u.Sgids {
+			if mapped(linux.GIDMappings, uint32(g)) {
+				proc.User.AdditionalGids = append(proc.User.AdditionalGids, uint32(g))
+			}
+		}
+	}
+	p.KeepGroups = false
+	proc.Env = setEnv(proc.Env, "HOME="+u.Home)
+	return nil
+}
+
+func mapped(maps []specs.LinuxIDMapping, id uint32) bool {
+	for _, m := range maps {
+		if id >= m.ContainerID && id-m.ContainerID < m.Size {
+			return true
+		}
+	}
+	return false
+}
+
+// maxAccounts bounds the passwd and group files, in bytes.
+const maxAccounts = 16 << 20
+
+// accountFile opens a file that the container can have replaced by anything: a
+// pipe, for instance, at which this process would wait for ever.
+func accountFile(name string) (io.Reader, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("exec: open %s: %w", name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("exec: %s is not a regular file", name)
+	}
+	var b strings.Builder
+	if _, err := io.Copy(&b, io.LimitReader(f, maxAccounts)); err != nil {
+		return nil, fmt.Errorf("exec: read %s: %w", name, err)
+	}
+	return strings.NewReader(b.String()), nil
+}
+
+// visitorTerminal makes a terminal in the container's devpts, gives its master
+// to the monitor and takes the other end.
+func (s *setup) visitorTerminal(e Exec, uid uint32) error {
+	master, slave, err := rootfs.Terminal()
+	if err != nil {
+		return err
+	}
+	defer master.Close()
+	if err := slave.Chown(int(uid), -1); err != nil {
+		return err
+	}
+	if e.Rows > 0 {
+		ws := unix.Winsize{Row: e.Rows, Col: e.Columns}
+		if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
+			return err
+		}
+	}
+	if err := s.parent.Send(KindReady, Ready{HasTTY: true}, master); err != nil {
+		return err
+	}
+	return takeTerminal(slave)
+}

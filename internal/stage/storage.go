@@ -1,0 +1,124 @@
+package stage
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/rootfs"
+)
+
+// chooseStorage decides who merges the writable layer with what is below: what was
+// asked for, else the kernel if it will do it here, which takes less than a
+// millisecond to find out.
+func (s *setup) chooseStorage() error {
+	switch s.storage = s.Storage; s.storage {
+	case StorageOverlay, StorageFuse:
+		return nil
+	}
+	s.storage = StorageOverlay
+	if rootfs.ProbeOverlay() == nil {
+		return nil
+	}
+	if dev, err := openFuse(); err == nil {
+		s.storage = StorageFuse
+		return dev.Close()
+	}
+	return nil // a layer in memory, or the error of the overlay, which says what is wrong
+}
+
+// lower mounts what is below the writable layer, or, with a union of our own, both.
+func (s *setup) lower() error {
+	tree, err := s.tree()
+	if err != nil {
+		return err
+	}
+	if tree != nil {
+		defer tree.Close()
+	}
+	if s.storage == StorageOverlay {
+		return rootfs.AttachAt(tree, rootfs.Lower)
+	}
+	return s.union()
+}
+
+// tree gets the mount of what is below: the image's of the monitor, which sends it
+// unless a union was asked for, or the directory's.
+func (s *setup) tree() (*os.File, error) {
+	if s.LowerDir != "" {
+		if s.storage != StorageOverlay {
+			return nil, nil
+		}
+		return rootfs.Source(rootfs.Plan{Source: s.LowerDir, Recursive: true})
+	}
+	if s.Storage == StorageFuse {
+		return nil, nil
+	}
+	m, err := s.parent.Expect(KindImage)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the image's mount: %w", err)
+	}
+	if len(m.Files) != 1 {
+		m.Close()
+		return nil, fmt.Errorf("got %d files for the image", len(m.Files))
+	}
+	return m.Files[0], nil
+}
+
+// union mounts the union of image and writable layer, which the monitor has served.
+func (s *setup) union() error {
+	dev, err := openFuse()
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{Writable: true})
+	if err != nil {
+		return err
+	}
+	defer mnt.Close()
+	if err := rootfs.AttachAt(mnt, rootfs.Merged); err != nil {
+		return err
+	}
+	return s.parent.Send(KindFuse, nil, dev)
+}
+
+func openFuse() (*os.File, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &hintError{
+			fmt.Errorf("open /dev/fuse: %w", err),
+			"images are served through FUSE: have the administrator run: modprobe fuse; chmod 666 /dev/fuse",
+		}
+	}
+	return os.NewFile(uintptr(fd), "/dev/fuse"), nil
+}
+
+// merged mounts the root: an overlay, if no union of our own is there already.
+func (s *setup) merged() (err error) {
+	if s.storage == StorageOverlay {
+		if err := s.overlay(); err != nil {
+			return err
+		}
+	}
+	s.root, err = rootfs.Open(rootfs.Merged)
+	return err
+}
+
+func (s *setup) overlay() error {
+	// Asked for by name, it must be the real one: files in memory would be lost.
+	notice, err := rootfs.Overlay(s.Volatile, s.Storage != StorageOverlay)
+	if err != nil {
+		if !errors.Is(err, unix.ENOENT) && s.Storage == StorageOverlay {
+			return &hintError{err, "the kernel's overlayfs can not be used here; --storage=fuse can"}
+		}
+		return err
+	}
+	if notice != "" {
+		s.notices = append(s.notices, notice)
+	}
+	return nil
+}
