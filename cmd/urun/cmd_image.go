@@ -1,15 +1,5 @@
 package main
 
-import (
-	"encoding/json"
-	"errors"
-	"fmt"
-
-	"github.com/docker/go-units"
-
-	"github.com/urun-dev/urun/internal/image"
-)
-
 // ImageCmd groups the image commands under docker's second names, and those that have no first one.
 type ImageCmd struct {
 	Inspect ImageInspectCmd `cmd:"" help:"Show all that is known of images, as JSON."`
@@ -21,6 +11,11 @@ type ImageCmd struct {
 	Load    LoadCmd         `cmd:"" help:"Load images from an archive."`
 	Save    SaveCmd         `cmd:"" help:"Save images to an archive."`
 	Import  ImportCmd       `cmd:"" help:"Make an image of a root filesystem's tar."`
+	Mount   ImageMountCmd   `cmd:"" help:"Show the files of an image on a directory."`
+	Umount  ImageUmountCmd  `cmd:"" aliases:"unmount" help:"Unmount images."`
+	Verify  ImageVerifyCmd  `cmd:"" help:"Check that images are what they were when they were pulled."`
+	Tree    ImageTreeCmd    `cmd:"" help:"List the files of an image."`
+	Diff    ImageDiffCmd    `cmd:"" help:"Compare the files of two images."`
 }
 
 // ImageInspectCmd shows images.
@@ -29,76 +24,39 @@ type ImageInspectCmd struct {
 	Images []string `arg:"" name:"image" help:"Names or ids."`
 }
 
-// Run prints the images that there are, then the first error.
+// Run prints the images that there are and tells of those that there are not.
 func (c *ImageInspectCmd) Run(app *App) error {
-	store, err := app.Store()
-	if err != nil {
-		return err
-	}
-	details := []*image.Details{}
-	var errs []error
-	for _, ref := range c.Images {
-		img, err := store.Inspect(ref)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		d, err := img.Details()
-		if err != nil {
-			return err
-		}
-		details = append(details, d)
-	}
-	if err := c.print(app, details); err != nil {
-		return err
-	}
-	return errors.Join(errs...)
+	return (&InspectCmd{Format: c.Format, Type: "image", Names: c.Images}).Run(app)
 }
 
-func (c *ImageInspectCmd) print(app *App, details []*image.Details) error {
-	if c.Format == "" || c.Format == "json" {
-		enc := json.NewEncoder(app.Stdout)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "    ")
-		return enc.Encode(details)
-	}
-	t, err := parseTemplate(c.Format)
+func (a *App) inspectImage(ref string) (any, error) {
+	store, err := a.Store()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	// A template reaches into the published config by its own names, so it gets what the JSON says, not the Go struct.
-	var rows []map[string]any
-	raw, err := json.Marshal(details)
+	img, err := store.Inspect(ref)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := json.Unmarshal(raw, &rows); err != nil {
-		return err
-	}
-	return executeRows(app.Stdout, t, rows)
+	return img.Details()
 }
 
 // ImagePruneCmd removes what nothing needs.
 type ImagePruneCmd struct {
-	All   bool `short:"a" help:"Remove every image that no container uses, not only those without a name."`
-	Force bool `short:"f" help:"Accepted for scripts written for docker: urun does not ask."`
+	All    bool     `short:"a" help:"Remove every image that no container uses, not only those without a name."`
+	Force  bool     `short:"f" help:"Accepted for scripts written for docker: urun does not ask."`
+	Filter []string `sep:"none" placeholder:"KEY=VALUE" help:"Only images with this label[=value], without one (label!=...), or made before until=TIME."`
 }
 
 // Run says what went and how much room it gave.
 func (c *ImagePruneCmd) Run(app *App) error {
-	store, err := app.Store()
+	keep, err := parseFilters(c.Filter, pruneImageFilters())
 	if err != nil {
 		return err
 	}
-	ctx, stop := interruptible()
-	defer stop()
-	r, err := store.Prune(ctx, c.All)
-	if perr := printRemoved(app, r); perr != nil {
-		return perr
-	}
-	if err != nil {
+	p := &pruned{app: app}
+	if err := p.images(c.All, keep); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(app.Stdout, "Total reclaimed space: %s\n", units.HumanSize(float64(r.Freed)))
-	return err
+	return p.total()
 }

@@ -43,6 +43,7 @@ func (c *ImportCmd) importFrom(app *App, store *image.Store, in io.Reader) error
 	if err != nil {
 		return interrupted(ctx, err)
 	}
+	app.tell(imageEvent("import", img.ID.String(), c.Name))
 	_, err = fmt.Fprintln(app.Stdout, img.ID)
 	return err
 }

@@ -1,30 +1,46 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/urun-dev/urun/cgdelegate"
+	"github.com/urun-dev/urun/internal/doctor"
 	"github.com/urun-dev/urun/userns"
 )
 
 // InfoCmd is urun info.
-type InfoCmd struct{}
+type InfoCmd struct {
+	Format string `short:"f" placeholder:"json|TEMPLATE" help:"json, or a Go template, by docker's names: .Containers .ContainersRunning .Images .DockerRootDir .KernelVersion .NCPU .MemTotal and so on."`
+}
 
 // Run prints what this machine allows.
-func (InfoCmd) Run(app *App) error {
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		return fmt.Errorf("uname: %w", err)
+func (c InfoCmd) Run(app *App) error {
+	if c.Format != "" {
+		info, err := app.info()
+		if err != nil {
+			return err
+		}
+		return printFormat(app.Stdout, c.Format, *info, []dockerInfo{*info})
 	}
-	row := func(key string, value any) { fmt.Fprintf(app.Stdout, "%-16s %v\n", key+":", value) }
+	kernel, err := kernelVersion()
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(app.Stdout)
+	row := func(key string, value any) { fmt.Fprintf(out, "%-16s %v\n", key+":", value) }
 	row("version", version)
-	row("kernel", unix.ByteSliceToString(uts.Release[:]))
+	row("kernel", kernel)
 	row("root", app.Root)
+	if info, err := app.info(); err != nil {
+		row("store", err)
+	} else {
+		row("containers", fmt.Sprintf("%d: %d running, %d stopped", info.Containers, info.ContainersRunning+info.ContainersPaused, info.ContainersStopped))
+		row("images", info.Images)
+	}
 	me := userns.Current()
 	row("user", me)
 	m, err := userns.Plan(userns.Request{}, me)
@@ -39,14 +55,31 @@ func (InfoCmd) Run(app *App) error {
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
 		row(dev, access(dev))
 	}
-	row("image layers", "served by FUSE, writable layer by overlayfs")
-	row("network", "slirp: user-mode TCP/IP on a TUN device")
+	o, err := doctor.Observe(context.Background(), executable(), app.stateRoot())
+	if err != nil {
+		return err
+	}
+	row("image layers", "served by FUSE")
+	row("writable layer", doctor.WritableLayer(o).Detail)
+	showHolders(app, row)
+	row("network", "slirp: "+networkDriver(app))
 	support := cgdelegate.Probe(context.Background())
 	row("cgroups", support.Reason)
 	if len(support.Controllers) > 0 {
 		row("controllers", strings.Join(support.Controllers, " "))
 	}
-	return nil
+	return out.Flush()
+}
+
+// networkDriver says what would carry a container's traffic, by trying it.
+func networkDriver(app *App) string {
+	ctx, cancel := context.WithTimeout(context.Background(), doctorTime)
+	defer cancel()
+	o, err := doctor.Observe(ctx, executable(), app.stateRoot())
+	if err != nil {
+		return err.Error()
+	}
+	return doctor.Network(o).Detail
 }
 
 func access(dev string) string {

@@ -1,122 +1,135 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
-	"strconv"
-	"strings"
-	"text/template"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
+	"github.com/urun-dev/urun/internal/image"
+	"github.com/urun-dev/urun/internal/network"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/volume"
 )
 
 // InspectCmd is urun inspect.
 type InspectCmd struct {
-	Format     string   `short:"f" help:"A Go template." placeholder:"TEMPLATE"`
-	Containers []string `arg:"" name:"container"`
+	Format string   `short:"f" placeholder:"json|TEMPLATE" help:"A Go template for each, instead of JSON."`
+	Size   bool     `short:"s" help:"Tell how much containers have written."`
+	Type   string   `placeholder:"TYPE" enum:"container,image,network,volume," default:"" help:"Only things of this type: container, image, network or volume."`
+	Names  []string `arg:"" name:"name" help:"Containers, images, networks or volumes."`
 }
 
-// inspected is a container's record together with its spec.
-type inspected struct {
-	*state.Record
-	Spec *specs.Spec `json:"spec"`
-}
+// errNoObject says that a name stands for nothing at all.
+var errNoObject = errors.New("no such object")
 
-// Run prints records as a JSON array.
+// Run prints what there is as a JSON array and tells of what there is not.
 func (i *InspectCmd) Run(app *App) error {
-	var recs []inspected
-	if err := each(app, i.Containers, func(st *state.Store, rec *state.Record) error {
-		spec, err := st.Spec(rec.ID)
-		if err != nil {
-			return err
-		}
-		recs = append(recs, inspected{rec, spec})
-		return nil
-	}); err != nil {
-		return err
-	}
-	if i.Format == "" {
-		enc := json.NewEncoder(app.Stdout)
-		enc.SetIndent("", "    ")
-		return enc.Encode(recs)
-	}
-	tmpl, err := template.New("format").Funcs(template.FuncMap{"json": toJSON}).Parse(i.Format + "\n")
-	if err != nil {
-		return fmt.Errorf("--format: %w", err)
-	}
-	for _, rec := range recs {
-		if err := tmpl.Execute(app.Stdout, rec); err != nil {
-			return fmt.Errorf("--format: %w", err)
-		}
-	}
-	return nil
-}
-
-func toJSON(v any) (string, error) {
-	raw, err := json.Marshal(v)
-	return string(raw), err
-}
-
-// WaitCmd is urun wait.
-type WaitCmd struct {
-	Containers []string `arg:"" name:"container"`
-}
-
-// Run waits and prints exit statuses.
-func (w *WaitCmd) Run(app *App) error {
-	return each(app, w.Containers, func(st *state.Store, rec *state.Record) error {
-		ended, err := awaitExit(st, rec.ID, -1)
-		if err != nil {
-			return err
-		}
-		if ended == nil {
-			return fmt.Errorf("container %s was removed before its exit status was read", rec.Name)
-		}
-		_, err = fmt.Fprintln(app.Stdout, ended.ExitCode)
-		return err
-	})
-}
-
-// PortCmd is urun port.
-type PortCmd struct {
-	Container string `arg:""`
-	Private   string `arg:"" optional:"" name:"port" help:"PORT[/PROTOCOL] inside."`
-}
-
-// Run lists published ports.
-func (p *PortCmd) Run(app *App) error {
 	st, err := app.Containers()
 	if err != nil {
 		return err
 	}
-	rec, err := st.Find(p.Container)
+	found := []any{}
+	var errs []error
+	for _, name := range i.Names {
+		v, err := i.find(app, st, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		found = append(found, v)
+	}
+	return errors.Join(append([]error{printInspected(app, i.Format, found)}, errs...)...)
+}
+
+// find looks a name up among containers, images, networks and volumes, in this order.
+func (i *InspectCmd) find(app *App, st *state.Store, name string) (any, error) {
+	finders := []struct {
+		kind string
+		find func() (any, error)
+		none error
+	}{
+		{"container", func() (any, error) { return i.container(app, st, name) }, state.ErrNotFound},
+		{"image", func() (any, error) { return app.inspectImage(name) }, image.ErrNotFound},
+		{"network", func() (any, error) { return app.inspectNetwork(name) }, network.ErrNotFound},
+		{"volume", func() (any, error) { return app.inspectVolume(name) }, volume.ErrNotFound},
+	}
+	for _, f := range finders {
+		if i.Type != "" && i.Type != f.kind {
+			continue
+		}
+		v, err := f.find()
+		if err == nil || i.Type != "" || !errors.Is(err, f.none) {
+			return v, err
+		}
+	}
+	return nil, &hintError{
+		fmt.Errorf("%w: %s", errNoObject, name),
+		"urun ps -a, urun images, urun network ls and urun volume ls list what there is",
+	}
+}
+
+func (i *InspectCmd) container(app *App, st *state.Store, name string) (any, error) {
+	rec, err := st.Find(name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := inspectContainer(st, rec)
+	if err != nil || !i.Size {
+		return c, err
+	}
+	sizes, err := app.containerSizes(st, []*state.Record{rec})
+	if err != nil {
+		return nil, err
+	}
+	size := sizes[rec.ID]
+	root := size.Written + size.Image
+	c.SizeRw, c.SizeRootFs = &size.Written, &root
+	return c, nil
+}
+
+// printInspected prints a JSON array, or a template for each.
+func printInspected(app *App, format string, found []any) error {
+	if format == "" || format == "json" {
+		enc := json.NewEncoder(app.Stdout)
+		enc.SetEscapeHTML(false)
+		enc.SetIndent("", "    ")
+		return enc.Encode(found)
+	}
+	t, err := parseTemplate(format)
 	if err != nil {
 		return err
 	}
-	want, proto, _ := strings.Cut(p.Private, "/")
-	if proto == "" {
-		proto = "tcp"
-	}
-	found := false
-	for _, port := range rec.Ports {
-		if p.Private == "" {
-			fmt.Fprintf(app.Stdout, "%d/%s -> %s\n", port.ContainerPort, port.Protocol, hostPort(port))
-			continue
+	for _, v := range found {
+		// By the names of the Go fields, and else by those of the JSON, which
+		// differ here and there (.Id).
+		var out bytes.Buffer
+		if err := t.Execute(&out, v); err != nil {
+			out.Reset()
+			generic, gerr := asMap(v)
+			if gerr != nil {
+				return gerr
+			}
+			if gerr := t.Option("missingkey=error").Execute(&out, generic); gerr != nil {
+				return templateError(err)
+			}
 		}
-		if want == strconv.Itoa(int(port.ContainerPort)) && proto == port.Protocol {
-			found = true
-			fmt.Fprintln(app.Stdout, hostPort(port))
+		if _, err := fmt.Fprintln(app.Stdout, out.String()); err != nil {
+			return err
 		}
-	}
-	if p.Private != "" && !found {
-		return fmt.Errorf("container %s does not publish port %s", rec.Name, p.Private)
 	}
 	return nil
 }
 
-func hostPort(p state.Port) string {
-	return net.JoinHostPort(p.HostIP, strconv.Itoa(int(p.HostPort)))
+func asMap(v any) (m map[string]any, err error) {
+	raw, err := json.Marshal(v)
+	if err == nil {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.UseNumber() // large numbers are not to become 1.2e+09
+		err = dec.Decode(&m)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--format: %w", err)
+	}
+	return m, nil
 }

@@ -33,6 +33,7 @@ func (c *LoadCmd) Run(app *App) error {
 	images, err := store.Load(ctx, f, image.LoadOptions{Platform: c.Platform, Progress: show.event})
 	show.end()
 	for _, img := range images {
+		app.tell(imageEvent("load", img.ID.String(), ""))
 		if perr := printLoaded(app, img); perr != nil {
 			return perr
 		}

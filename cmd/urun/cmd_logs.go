@@ -1,16 +1,15 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
+	"github.com/urun-dev/urun/internal/jsonlog"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/state"
 )
@@ -19,11 +18,33 @@ import (
 type LogsCmd struct {
 	Follow     bool   `short:"f" help:"Go on until the container ends."`
 	Timestamps bool   `short:"t" help:"Begin each line with its time."`
+	Since      string `placeholder:"TIME" help:"Only what is younger: 2026-01-31T12:00:00Z, a date, seconds since 1970, or 10m ago."`
+	Until      string `placeholder:"TIME" help:"Only what is older."`
+	Tail       string `short:"n" default:"all" placeholder:"N" help:"Only the last lines."`
 	Container  string `arg:""`
 }
 
 // Run prints a container's log.
 func (l *LogsCmd) Run(app *App) error {
+	q := jsonlog.Query{Tail: -1, Follow: l.Follow}
+	var err error
+	now := time.Now()
+	for _, bound := range []struct {
+		flag, value string
+		into        *time.Time
+	}{{"--since", l.Since, &q.Since}, {"--until", l.Until, &q.Until}} {
+		if bound.value == "" {
+			continue
+		}
+		if *bound.into, err = parseMoment(bound.value, now); err != nil {
+			return fmt.Errorf("%s: %w", bound.flag, err)
+		}
+	}
+	if l.Tail != "all" {
+		if q.Tail, err = strconv.Atoi(l.Tail); err != nil {
+			return &hintError{fmt.Errorf("--tail %s: not a number", l.Tail), "a number of lines, or all"}
+		}
+	}
 	st, err := app.Containers()
 	if err != nil {
 		return err
@@ -32,62 +53,36 @@ func (l *LogsCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(filepath.Join(st.Dir(rec.ID), monitor.LogFile))
+	q.Ended = func() (bool, error) { return logEnded(st, rec.ID) }
+	err = jsonlog.Read(filepath.Join(st.Dir(rec.ID), monitor.LogFile), q, func(line jsonlog.Line) error { return l.print(app, line) })
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("container %s has no log: it was not detached", rec.Name)
+		if rec.Status == state.Created {
+			return nil // it has said nothing yet
+		}
+		return fmt.Errorf("container %s has no log: it runs in the foreground with --rm, or with --log-driver=none", rec.Name)
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return l.copy(app, st, rec.ID, bufio.NewReader(f))
+	return err
 }
 
-// followPoll is how often a log is looked at for more.
-const followPoll = 100 * time.Millisecond
-
-func (l *LogsCmd) copy(app *App, st *state.Store, id string, r *bufio.Reader) error {
-	var partial []byte
-	for {
-		raw, err := r.ReadBytes('\n')
-		partial = append(partial, raw...)
-		if err == nil {
-			if err := l.print(app, partial); err != nil {
-				return err
-			}
-			partial = nil
-			continue
-		}
-		if !errors.Is(err, io.EOF) {
-			return err
-		}
-		if !l.Follow {
-			return nil
-		}
-		rec, err := st.Find(id)
-		if errors.Is(err, state.ErrNotFound) || err == nil && rec.Status == state.Exited {
-			// What was written between the last read and the end.
-			l.Follow = false
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		time.Sleep(followPoll)
+// logEnded tells whether nothing will be added to a container's log. One that
+// waits for its restart, or was made and not started, may go on.
+func logEnded(st *state.Store, id string) (bool, error) {
+	rec, err := st.Find(id)
+	if errors.Is(err, state.ErrNotFound) {
+		return true, nil
 	}
+	return err == nil && rec.Status.Ended(), err
 }
 
-func (l *LogsCmd) print(app *App, raw []byte) error {
-	var line monitor.LogLine
-	if err := json.Unmarshal(raw, &line); err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
+func (l *LogsCmd) print(app *App, line jsonlog.Line) error {
 	w := app.Stdout
 	if line.Stream == "stderr" {
 		w = app.Stderr
 	}
 	if l.Timestamps {
-		fmt.Fprint(w, line.Time.Format(time.RFC3339Nano), " ")
+		if _, err := fmt.Fprint(w, line.Time.Format(time.RFC3339Nano), " "); err != nil {
+			return err
+		}
 	}
 	_, err := io.WriteString(w, line.Log)
 	return err

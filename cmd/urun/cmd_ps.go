@@ -1,11 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
 	"strings"
-	"text/tabwriter"
-	"text/template"
 	"time"
 
 	"github.com/docker/go-units"
@@ -15,17 +15,39 @@ import (
 
 // PsCmd is urun ps.
 type PsCmd struct {
-	All     bool   `short:"a" help:"Show containers that have ended, too."`
+	All     bool   `short:"a" help:"Show containers that do not run, too."`
 	Quiet   bool   `short:"q" help:"Print ids only."`
+	Latest  bool   `short:"l" help:"Show the one made last, whatever its state."`
+	Last    int    `short:"n" default:"-1" placeholder:"N" help:"Show the N made last, whatever their state."`
+	Size    bool   `short:"s" help:"Show how much each has written."`
 	NoTrunc bool   `help:"Do not shorten."`
-	Format  string `help:"A Go template, or json." placeholder:"FORMAT"`
+	Format  string `placeholder:"json|table TEMPLATE|TEMPLATE" help:"json, or a Go template over .ID .Names .Image .ImageID .Command .CreatedAt .RunningFor .Status .State .Ports .Labels .Label .Mounts .Networks .Size .Pid."`
 
-	Filter []string `short:"f" sep:"none" placeholder:"KEY=VALUE" help:"Only containers with this id, name, label[=value], status, ancestor or exited=code; of several values of one key, any will do."`
+	Filter []string `short:"f" sep:"none" placeholder:"KEY=VALUE" help:"Only containers with this id, name, status, label[=value], ancestor, exited, health, volume, network, publish, before, since or until; of several values of one key any will do, but all of the labels must be there."`
 }
 
 // psRow is a container as docker ps shows it.
 type psRow struct {
-	ID, Image, Command, CreatedAt, RunningFor, Status, State, Ports, Names string
+	ID, Image, ImageID, Command, CreatedAt, RunningFor, Status, State, Ports, Names string
+	Labels, Mounts, LocalVolumes, Networks, Size                                    string
+
+	Pid int
+
+	labels map[string]string
+}
+
+// Label is the value of one label, for templates.
+func (r psRow) Label(key string) string {
+	if r.labels == nil { // the headings
+		return strings.ToUpper(key)
+	}
+	return r.labels[key]
+}
+
+var psHeadings = psRow{
+	ID: "CONTAINER ID", Image: "IMAGE", ImageID: "IMAGE ID", Command: "COMMAND", CreatedAt: "CREATED AT", RunningFor: "CREATED",
+	Status: "STATUS", State: "STATE", Ports: "PORTS", Names: "NAMES", Labels: "LABELS", Mounts: "MOUNTS",
+	LocalVolumes: "LOCAL VOLUMES", Networks: "NETWORKS", Size: "SIZE",
 }
 
 // Run lists the containers.
@@ -34,41 +56,145 @@ func (p *PsCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
-	all, err := st.List()
+	recs, err := p.choose(app, st)
 	if err != nil {
 		return err
 	}
-	keep, err := parseFilters(p.Filter)
-	if err != nil {
-		return err
+	if p.Quiet && p.Format == "" {
+		for _, rec := range recs {
+			if _, err := fmt.Fprintln(app.Stdout, p.id(rec)); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	var rows []psRow
-	for _, rec := range all {
-		if (p.All || keep.has("status") || keep.has("exited") || rec.Status == state.Running) && keep.match(rec) {
-			rows = append(rows, p.row(rec))
+	sizes := map[string]containerSize{}
+	if p.Size || strings.Contains(p.Format, ".Size") {
+		if sizes, err = app.containerSizes(st, recs); err != nil {
+			return err
 		}
 	}
-	return p.print(app, rows)
+	rows := make([]psRow, len(recs))
+	for i, rec := range recs {
+		rows[i] = p.row(st, rec)
+		if size, ok := sizes[rec.ID]; ok {
+			rows[i].Size = size.String()
+		}
+	}
+	return printFormat(app.Stdout, p.format(), psHeadings, rows)
 }
 
-func (p *PsCmd) row(rec *state.Record) psRow {
+// choose gives the containers that are to be shown, newest first.
+func (p *PsCmd) choose(app *App, st *state.Store) ([]*state.Record, error) {
+	all, err := st.List()
+	if err != nil {
+		return nil, err
+	}
+	keep, err := parseFilters(p.Filter, app.containerFilters(st))
+	if err != nil {
+		return nil, err
+	}
+	last := p.Last
+	if p.Latest {
+		last = 1
+	}
+	any := p.All || last >= 0 || keep.has("status", "exited")
+	var recs []*state.Record
+	for _, rec := range all {
+		if (any || isUp(rec)) && keep.match(rec) {
+			recs = append(recs, rec)
+		}
+	}
+	if last >= 0 {
+		recs = recs[:min(last, len(recs))]
+	}
+	return recs, nil
+}
+
+// isUp tells whether a container has processes.
+func isUp(rec *state.Record) bool {
+	return rec.Status != state.Creating && rec.Status != state.Starting && !rec.Status.Ended()
+}
+
+func (p *PsCmd) format() string {
+	if p.Format != "" && p.Format != "table" {
+		return p.Format
+	}
+	format := "table {{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}"
+	if p.Size {
+		format += "\t{{.Size}}"
+	}
+	return format
+}
+
+func (p *PsCmd) id(rec *state.Record) string {
+	if p.NoTrunc {
+		return rec.ID
+	}
+	return rec.ID[:min(12, len(rec.ID))]
+}
+
+func (p *PsCmd) row(st *state.Store, rec *state.Record) psRow {
 	row := psRow{
-		ID: rec.ID, Image: rec.Image, Names: rec.Name,
-		CreatedAt:  rec.Created.Format(time.RFC3339),
+		ID: p.id(rec), Image: rec.Image, ImageID: strings.TrimPrefix(rec.ImageID, "sha256:"), Names: rec.Name,
+		CreatedAt:  rec.Created.Local().Format("2006-01-02 15:04:05 -0700 MST"),
 		RunningFor: ago(rec.Created),
-		State:      string(rec.Status),
+		State:      string(shownStatus(rec)),
 		Status:     statusText(rec),
 		Ports:      portsText(rec.Ports),
+		labels:     rec.Labels,
+	}
+	if row.labels == nil {
+		row.labels = map[string]string{}
+	}
+	if isUp(rec) {
+		row.Pid = rec.Init.PID
 	}
 	row.Command = strings.Join(rec.Command, " ")
 	if !p.NoTrunc {
-		row.ID = row.ID[:min(12, len(row.ID))]
-		if len(row.Command) > 20 {
-			row.Command = row.Command[:19] + "…"
-		}
+		row.ImageID = row.ImageID[:min(12, len(row.ImageID))]
+		row.Command = shorten(row.Command, 20)
 	}
 	row.Command = fmt.Sprintf("%q", row.Command)
+	var labels []string
+	for _, k := range slices.Sorted(maps.Keys(rec.Labels)) {
+		labels = append(labels, k+"="+rec.Labels[k])
+	}
+	row.Labels = strings.Join(labels, ",")
+	row.LocalVolumes = fmt.Sprint(len(rec.Volumes) + len(rec.NamedVolumes))
+	if strings.Contains(p.Format, "Mounts") || strings.Contains(p.Format, "Networks") || p.Format == "json" {
+		p.describe(&row, st, rec)
+	}
 	return row
+}
+
+// describe adds what only the container's spec tells, another file to read.
+func (p *PsCmd) describe(row *psRow, st *state.Store, rec *state.Record) {
+	s, err := st.Spec(rec.ID)
+	if err != nil {
+		return // it has just been removed, or is just being made
+	}
+	row.Networks = strings.Join(networksOf(rec, s), ",")
+	var mounts []string
+	for _, m := range userMounts(rec, s, st) {
+		name := m.Name
+		if name == "" {
+			name = m.Source
+		}
+		if !p.NoTrunc {
+			name = shorten(filepath.Base(name), 15)
+		}
+		mounts = append(mounts, name)
+	}
+	row.Mounts = strings.Join(mounts, ",")
+}
+
+// shorten cuts a text for a column, at most n characters with the mark of it.
+func shorten(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
 }
 
 func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago" }
@@ -76,7 +202,20 @@ func ago(t time.Time) string { return units.HumanDuration(time.Since(t)) + " ago
 func statusText(rec *state.Record) string {
 	switch rec.Status {
 	case state.Running:
-		return "Up " + units.HumanDuration(time.Since(rec.Started))
+		up := "Up " + units.HumanDuration(time.Since(rec.Started))
+		switch {
+		case shownStatus(rec) == state.Paused:
+			return up + " (Paused)"
+		case rec.Health == nil:
+			return up
+		case rec.Health.Status == "starting":
+			return up + " (health: starting)"
+		}
+		return up + " (" + rec.Health.Status + ")"
+	case state.Restarting:
+		return fmt.Sprintf("Restarting (%d) %s", rec.ExitCode, ago(rec.Finished))
+	case state.Dead:
+		return "Dead"
 	case state.Exited:
 		return fmt.Sprintf("Exited (%d) %s", rec.ExitCode, ago(rec.Finished))
 	case state.Created:
@@ -91,38 +230,4 @@ func portsText(ports []state.Port) string {
 		all = append(all, fmt.Sprintf("%s->%d/%s", hostPort(p), p.ContainerPort, p.Protocol))
 	}
 	return strings.Join(all, ", ")
-}
-
-func (p *PsCmd) print(app *App, rows []psRow) error {
-	switch {
-	case p.Quiet:
-		for _, r := range rows {
-			fmt.Fprintln(app.Stdout, r.ID)
-		}
-		return nil
-	case p.Format == "json":
-		for _, r := range rows {
-			if err := json.NewEncoder(app.Stdout).Encode(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	case p.Format != "":
-		tmpl, err := template.New("format").Parse(strings.ReplaceAll(p.Format, `\t`, "\t") + "\n")
-		if err != nil {
-			return fmt.Errorf("--format: %w", err)
-		}
-		for _, r := range rows {
-			if err := tmpl.Execute(app.Stdout, r); err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-		}
-		return nil
-	}
-	w := tabwriter.NewWriter(app.Stdout, 10, 1, 3, ' ', 0)
-	fmt.Fprintln(w, "CONTAINER ID\tIMAGE\tCOMMAND\tCREATED\tSTATUS\tPORTS\tNAMES")
-	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Image, r.Command, r.RunningFor, r.Status, r.Ports, r.Names)
-	}
-	return w.Flush()
 }

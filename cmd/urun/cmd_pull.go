@@ -54,8 +54,12 @@ func (c *PullCmd) pull(ctx context.Context, app *App, store *image.Store, ref st
 	opt.Progress = show.event
 	img, err := store.Pull(ctx, ref, opt)
 	show.end()
-	if err != nil || c.JSON {
+	if err != nil {
 		return err
+	}
+	app.tell(imageEvent("pull", ref, ref))
+	if c.JSON {
+		return nil
 	}
 	_, err = fmt.Fprintln(app.Stdout, img.ID.Encoded())
 	return err

@@ -32,13 +32,17 @@ type progress struct {
 	shown   bool // a line is on the terminal that has to be wiped
 }
 
+// drawable tells whether what is written to a file may go back over what is there.
+// Colours urun has none.
+func drawable(f *os.File) bool { return isTerminal(f) && os.Getenv("TERM") != "dumb" }
+
 func newProgress(app *App, quiet, asJSON bool) *progress {
 	p := &progress{current: make(map[digest.Digest]int64), started: time.Now()}
 	switch f, isFile := app.Stderr.(*os.File); {
 	case asJSON:
 		p.json = json.NewEncoder(app.Stdout)
 	case quiet:
-	case isFile && term.IsTerminal(int(f.Fd())):
+	case isFile && drawable(f):
 		p.terminal = f
 	default:
 		p.plain = app.Stderr

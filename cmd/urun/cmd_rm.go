@@ -11,14 +11,14 @@ import (
 type RmCmd struct {
 	Force      bool     `short:"f" help:"Kill running containers; do not mind ones that do not exist."`
 	All        bool     `short:"a" help:"All containers."`
-	Volumes    bool     `short:"v" help:"Remove anonymous volumes as well (they always are)."`
+	Volumes    bool     `short:"v" help:"Remove their anonymous volumes as well."`
 	Containers []string `arg:"" name:"container" optional:""`
 }
 
 // Run removes containers.
 func (r *RmCmd) Run(app *App) error {
 	if r.All == (len(r.Containers) > 0) {
-		return errors.New("rm: name containers, or say --all")
+		return &hintError{errors.New("rm: name containers, or say --all"), "urun ps -a lists containers"}
 	}
 	if r.All {
 		st, err := app.Containers()
@@ -39,7 +39,7 @@ func (r *RmCmd) Run(app *App) error {
 		}
 	}
 	return each(app, r.Containers, func(st *state.Store, rec *state.Record) error {
-		if err := removeContainer(st, rec.ID, r.Force); err != nil {
+		if err := app.removeContainer(st, rec.ID, r.Force, r.Volumes); err != nil {
 			return err
 		}
 		_, err := fmt.Fprintln(app.Stdout, rec.Name)

@@ -37,11 +37,13 @@ func (c *RmiCmd) Run(app *App) error {
 
 func printRemoved(app *App, r image.Removed) error {
 	for _, name := range r.Untagged {
+		app.tell(imageEvent("untag", name, name))
 		if _, err := fmt.Fprintln(app.Stdout, "Untagged:", name); err != nil {
 			return err
 		}
 	}
 	for _, id := range r.Deleted {
+		app.tell(imageEvent("delete", id.String(), ""))
 		if _, err := fmt.Fprintln(app.Stdout, "Deleted:", id); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/capability"
@@ -22,14 +23,33 @@ import (
 
 // RunCmd is urun run.
 type RunCmd struct {
+	AttachFlags
 	RunFlags
+}
+
+// AttachFlags say whether the command stays with what it starts.
+type AttachFlags struct {
+	Detach     bool   `short:"d" group:"Process" help:"Leave the container running and print its id."`
+	SigProxy   bool   `name:"sig-proxy" default:"true" negatable:"" group:"Process" help:"Pass signals on to the command."`
+	DetachKeys string `default:"ctrl-p,ctrl-q" placeholder:"KEYS" group:"Process" help:"Keys that leave a container with a terminal running."`
+}
+
+// options are the flags in package spec's form.
+func (r *RunCmd) options() (spec.Options, error) {
+	o, err := r.RunFlags.options()
+	o.Detach, o.SigProxy = r.Detach, &r.SigProxy
+	return o, err
 }
 
 // Run runs a container. Its failures have docker's exit statuses: 125 for
 // urun's own, 126 and 127 for a command that can not be executed or found, and
 // the command's own else.
 func (r *RunCmd) Run(app *App) error {
-	err := r.run(app)
+	return runtimeFailure(r.run(app))
+}
+
+// runtimeFailure gives errors that call for no other status that of urun's own.
+func runtimeFailure(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -47,54 +67,22 @@ func (e *runtimeError) Error() string { return e.err.Error() }
 func (e *runtimeError) Unwrap() error { return e.err }
 func (e *runtimeError) ExitCode() int { return exitRuntime }
 
-func (r *RunCmd) run(app *App) (err error) {
+func (r *RunCmd) run(app *App) error {
+	keys, err := parseDetachKeys(r.DetachKeys)
+	if err != nil {
+		return err
+	}
 	opts, err := r.options()
 	if err != nil {
 		return err
 	}
-	if opts.LogLevel != "" {
-		if err := app.logAt(opts.LogLevel); err != nil {
-			return err
-		}
-	}
-	if opts.Storage == "fuse" {
-		return errors.New("--storage=fuse: this version has the overlay layer only")
-	}
-	m, pending, err := app.begin(opts)
+	p, err := app.prepare(&r.RunFlags, opts, true)
 	if err != nil {
 		return err
 	}
-	app.Log.Debug("user namespace", "map", m.String(), "note", m.Note)
-	started := false
-	defer func() {
-		if !started {
-			pending.Cancel()
-		}
-	}()
-	st, err := app.Containers()
-	if err != nil {
-		return err
-	}
-	// Nobody should wait for a pull to be told of a mistyped flag. A file of
-	// labels may be a pipe, which Build alone gets to read.
-	if len(opts.LabelFiles) == 0 {
-		if err := spec.Check(opts, (&rootSource{name: r.image()}).facts(opts, m)); err != nil {
-			return err
-		}
-	}
-	src, err := app.source(r.image(), opts, m, !r.TLSVerify)
-	if err != nil {
-		return err
-	}
-	defer src.release()
-	c, err := spec.Build(opts, src.facts(opts, m))
-	if err != nil {
-		return err
-	}
-	if err := prepareName(app, st, c); err != nil {
-		return err
-	}
-	io, err := newStreams(c)
+	defer p.done()
+	c := p.plan.Container
+	io, err := newStreams(wanted{none: c.Detach, stdin: c.Interactive, tty: c.TTY, sigProxy: c.SigProxy, keys: keys})
 	if err != nil {
 		return err
 	}
@@ -102,24 +90,117 @@ func (r *RunCmd) run(app *App) (err error) {
 	if err := writeCIDFile(c); err != nil {
 		return err
 	}
-	started = true
-	session, err := launch.Start(launch.Plan{
-		Exe: executable(), StateRoot: app.stateRoot(), Container: c,
-		ImageID: src.id, Image: src.image, Passwd: src.passwd, Group: src.group, Map: m, Stdio: io.files, Debug: app.Debug,
-	}, pending)
+	terms := launch.Terms{Stdio: io.files, Attached: !c.Detach, Detach: c.Detach, Size: io.size()}
+	session, err := launch.Run(p.plan, terms, p.take())
 	if err != nil {
 		return errors.Join(err, removeCIDFile(c))
 	}
+	app.Log.Debug("cgroup", "took", session.Cgroup.Took, "waited", session.Cgroup.Waited)
 	io.donated()
 	if c.Detach {
 		return detached(app, c, session)
 	}
-	return io.attach(app, c, session)
+	err = io.attach(app, session, func() { app.notifyReady(); notices(app, c, session) })
+	if p.image != nil {
+		app.damageNotes(p.image) // why reading has failed in it
+	}
+	return err
 }
 
-// begin starts the container's monitor in a user namespace: a new one, or that
-// of the container whose namespaces are shared.
-func (a *App) begin(opts spec.Options) (userns.Map, *launch.Pending, error) {
+// prepared is a container that can be made.
+type prepared struct {
+	plan    launch.Plan
+	pending *launch.Pending       // its monitor, until somebody takes it
+	cgroup  *launch.PendingCgroup // likewise
+	image   *image.Image          // nil for a root directory
+	release func()                // of the image
+}
+
+// take gives the monitor to who starts the container.
+func (p *prepared) take() *launch.Pending {
+	taken := p.pending
+	p.pending = nil
+	return taken
+}
+
+func (p *prepared) done() {
+	if p.pending != nil {
+		p.pending.Cancel()
+		// systemd removes what the monitor was in, if this does not.
+		_ = p.cgroup.Abandon()
+	}
+	p.release()
+}
+
+// prepare does what making a container takes: it checks the flags, gets the
+// image, and makes sure of the name. If the container is to be started it has
+// its monitor started meanwhile.
+func (a *App) prepare(flags *RunFlags, opts spec.Options, start bool) (_ *prepared, err error) {
+	if opts.LogLevel != "" {
+		if err := a.logAt(opts.LogLevel); err != nil {
+			return nil, err
+		}
+	}
+	p := &prepared{release: func() {}}
+	limits, err := spec.ParseResources(opts.Resources, runtime.NumCPU(), spec.System{})
+	if err != nil {
+		return nil, err
+	}
+	m, begin, err := a.begin(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.done()
+		}
+	}()
+	id := state.NewID()
+	if start {
+		p.pending = begin()
+		p.cgroup = launch.BeginCgroup(launch.CgroupRequest{
+			ID: id, Name: opts.Name, Mode: spec.CgroupMode(opts.Cgroups), Parent: opts.Resources.CgroupParent, Detach: opts.Detach, Resources: limits,
+		}, p.pending)
+	}
+	a.Log.Debug("user namespace", "map", m.String(), "note", m.Note)
+	st, err := a.Containers()
+	if err != nil {
+		return nil, err
+	}
+	rungs, err := a.rungs(m, flags.Without)
+	if err != nil {
+		return nil, err
+	}
+	// Nobody should wait for a pull to be told of a mistyped flag. A file of
+	// labels may be a pipe, which Build alone gets to read.
+	if len(opts.LabelFiles) == 0 {
+		if err := spec.Check(opts, (&rootSource{name: flags.image(), container: id, rungs: rungs}).facts(opts, m)); err != nil {
+			return nil, err
+		}
+	}
+	src, err := a.source(flags.image(), opts, m, !flags.TLSVerify)
+	if err != nil {
+		return nil, err
+	}
+	p.release, p.image, src.rungs, src.container = src.release, src.config, rungs, id
+	c, err := spec.Build(opts, src.facts(opts, m))
+	if err != nil {
+		return nil, err
+	}
+	c.CreateCommand = append([]string{"urun"}, os.Args[1:]...)
+	if c.CreateDir, err = os.Getwd(); err != nil {
+		c.CreateDir = "" // it may have been removed, which matters to nobody here
+	}
+	p.plan = launch.Plan{
+		Exe: executable(), StateRoot: a.stateRoot(), Container: c,
+		ImageID: src.id, Image: src.image, Passwd: src.passwd, Group: src.group, Map: m, Debug: a.Debug, Cgroup: p.cgroup,
+	}
+	return p, prepareName(a, st, c)
+}
+
+// begin plans the container's user namespace, and how its monitor is started in
+// it: in a new one, or that of the container whose namespaces are shared.
+func (a *App) begin(opts spec.Options) (userns.Map, func() *launch.Pending, error) {
 	user, err := spec.ParseUserNS(opts.UserNS)
 	if err != nil {
 		return userns.Map{}, nil, err
@@ -134,7 +215,10 @@ func (a *App) begin(opts spec.Options) (userns.Map, *launch.Pending, error) {
 		if opts.Detach {
 			stderr = nil
 		}
-		return m, launch.Begin(executable(), m, stderr), nil
+		if spec.OnNetworks(opts.Network) {
+			return m, func() *launch.Pending { return launch.BeginOnNetworks(a.holder(m), stderr) }, nil
+		}
+		return m, func() *launch.Pending { return launch.Begin(a.holder(m), stderr) }, nil
 	}
 	if opts.UserNS != "" && user.Container == "" {
 		return userns.Map{}, nil, errors.New("--userns: a container that shares namespaces with another shares its user namespace")
@@ -150,7 +234,7 @@ func (a *App) begin(opts spec.Options) (userns.Map, *launch.Pending, error) {
 	if rec.Status != state.Running {
 		return userns.Map{}, nil, fmt.Errorf("%w: %s", errNotRunning, rec.Name)
 	}
-	return launch.RecordMap(rec), launch.BeginBeside(st.Dir(rec.ID)), nil
+	return launch.RecordMap(rec), func() *launch.Pending { return launch.BeginBeside(st.Dir(rec.ID)) }, nil
 }
 
 // sharedContainer is the first container that the flags name as the owner of
@@ -196,18 +280,21 @@ func notices(app *App, c *spec.Container, session *launch.Session) {
 	if c.Quiet {
 		return
 	}
-	for _, n := range session.Started.Notices {
+	for _, n := range slices.Concat(session.Warnings, c.Notices, session.Started.Notices) {
 		fmt.Fprintf(app.Stderr, "urun: %s\n", n)
 	}
 }
 
 // rootSource is what a container's root is made of.
 type rootSource struct {
+	container     string // the container's id
 	id            string
 	image         *monitor.Image
 	config        *image.Image
+	health        *spec.Health
 	passwd, group []byte
 	name          string
+	rungs         spec.Rungs
 	release       func()
 }
 
@@ -226,11 +313,14 @@ func (a *App) source(name string, opts spec.Options, m userns.Map, insecure bool
 		return nil, err
 	}
 	s.id, s.config = img.ID.String(), img
-	s.image = &monitor.Image{Tree: img.Tree, Serve: launch.ServeOptions(m)}
+	if s.health, err = spec.ParseImageHealth(img.RawConfig); err != nil {
+		return nil, err
+	}
+	s.image = &monitor.Image{ID: s.id, Tree: img.Tree, Serve: launch.ServeOptions(m)}
 	for _, l := range img.Layers {
 		s.image.Data = append(s.image.Data, l.Data)
 	}
-	return s, s.accounts()
+	return s, s.accounts(a, store, img)
 }
 
 // holdImage gets the image and keeps others from removing it. Between the two
@@ -277,15 +367,24 @@ func (a *App) getImage(store *image.Store, name string, opts spec.Options, insec
 	return img, interrupted(ctx, err)
 }
 
-// accounts reads the image's users and groups.
-func (s *rootSource) accounts() error {
-	tree, err := fuseunion.OpenTree(s.image.Tree, s.image.Data)
+// accounts reads the image's users and groups. It is here that a damaged tree is
+// found, and made again.
+func (s *rootSource) accounts(a *App, store *image.Store, img *image.Image) error {
+	ctx, stop := interruptible()
+	defer stop()
+	tree, mended, err := store.OpenTree(ctx, img)
 	if err != nil {
-		return fmt.Errorf("open image: %w", err)
+		return interrupted(ctx, err)
 	}
 	defer tree.Close()
+	if mended != "" {
+		fmt.Fprintf(a.Stderr, "urun: %s\n", mended)
+	}
 	for name, into := range map[string]*[]byte{"etc/passwd": &s.passwd, "etc/group": &s.group} {
 		raw, err := tree.ReadFile(name, maxAccounts)
+		if errors.Is(err, fuseunion.ErrDamaged) {
+			return &hintError{fmt.Errorf("image: read /%s: %w", name, err), "urun image verify --repair " + img.ShortID() + ", and pull the image again"}
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("image: read /%s: %w", name, err)
 		}
@@ -340,7 +439,7 @@ func within(path, dir string) bool {
 func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 	me := userns.Current()
 	f := spec.Facts{
-		ContainerID: state.NewID(),
+		ContainerID: s.container,
 		ImageName:   s.name,
 		Passwd:      s.passwd, Group: s.group,
 		UID: me.UID, GID: me.GID, UserName: me.Name,
@@ -349,6 +448,7 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 		StdinTTY:   isTerminal(os.Stdin),
 		NumCPU:     runtime.NumCPU(),
 		CgroupV2:   unifiedCgroups(),
+		Rungs:      s.rungs,
 		Host:       spec.System{},
 	}
 	if last, err := capability.LastCap(); err == nil {
@@ -356,7 +456,7 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 	}
 	f.UIDMap, f.GIDMap = launch.Mappings(m.UIDs), launch.Mappings(m.GIDs)
 	if s.config != nil {
-		f.Image = s.config.Config.Config
+		f.Image, f.ImageHealth = s.config.Config.Config, s.health
 	}
 	if name, err := os.Hostname(); err == nil {
 		f.HostHostname = name
@@ -390,7 +490,7 @@ func prepareName(app *App, st *state.Store, c *spec.Container) error {
 	if err != nil {
 		return err
 	}
-	return removeContainer(st, rec.ID, true)
+	return app.removeContainer(st, rec.ID, true, true)
 }
 
 // removeCIDFile undoes writeCIDFile for a container that does not start.

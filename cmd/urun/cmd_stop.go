@@ -2,11 +2,13 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/state"
 )
 
@@ -19,13 +21,39 @@ type StopCmd struct {
 // Run stops containers.
 func (s *StopCmd) Run(app *App) error {
 	return each(app, s.Containers, func(st *state.Store, rec *state.Record) error {
-		timeout := rec.StopTimeout
-		if s.Time != nil {
-			timeout = time.Duration(*s.Time) * time.Second
-		}
-		if err := stopContainer(st, rec, timeout); err != nil {
+		timeout := stopTimeout(rec, s.Time)
+		if err := stopContainer(st, rec, timeout, false); err != nil {
 			return err
 		}
+		if isUp(rec) {
+			app.tell(containerEvent("stop", rec))
+		}
+		_, err := fmt.Fprintln(app.Stdout, rec.Name)
+		return err
+	})
+}
+
+// stopTimeout is how long a container may take to end.
+func stopTimeout(rec *state.Record, seconds *int) time.Duration {
+	if seconds != nil {
+		return time.Duration(*seconds) * time.Second
+	}
+	return rec.StopTimeout
+}
+
+// RestartCmd is urun restart.
+type RestartCmd struct {
+	Time       *int     `short:"t" aliases:"timeout" help:"Seconds to wait before SIGKILL; -1 waits for ever."`
+	Containers []string `arg:"" name:"container"`
+}
+
+// Run restarts containers.
+func (r *RestartCmd) Run(app *App) error {
+	return each(app, r.Containers, func(st *state.Store, rec *state.Record) error {
+		if err := app.restartContainer(st, rec, stopTimeout(rec, r.Time)); err != nil {
+			return err
+		}
+		app.tell(containerEvent("restart", rec))
 		_, err := fmt.Fprintln(app.Stdout, rec.Name)
 		return err
 	})
@@ -44,11 +72,12 @@ func (k *KillCmd) Run(app *App) error {
 		return fmt.Errorf("--signal: %w", err)
 	}
 	return each(app, k.Containers, func(st *state.Store, rec *state.Record) error {
-		if err := signalContainer(rec, unix.Signal(sig)); err != nil {
+		if err := signalContainer(st, rec, monitor.Signal{Number: int(sig)}); err != nil {
 			return err
 		}
+		app.tell(containerEvent("kill", rec, "signal", strconv.Itoa(int(sig))))
 		if unix.Signal(sig) == unix.SIGKILL {
-			if _, err := awaitExit(st, rec.ID, -1); err != nil {
+			if _, err := awaitExit(st, rec, -1); err != nil {
 				return err
 			}
 		}

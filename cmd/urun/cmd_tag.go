@@ -18,6 +18,7 @@ func (c *TagCmd) Run(app *App) error {
 		if err := store.Tag(ctx, c.Source, name); err != nil {
 			return err
 		}
+		app.tell(imageEvent("tag", c.Source, name))
 	}
 	return nil
 }

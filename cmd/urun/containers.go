@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/state"
 )
@@ -46,8 +47,7 @@ func each(app *App, refs []string, f func(st *state.Store, rec *state.Record) er
 		}
 		if err != nil {
 			failed = true
-			fmt.Fprintf(app.Stderr, "urun: %v\n", err)
-			continue
+			printError(app.Stderr, err)
 		}
 	}
 	if failed {
@@ -58,32 +58,63 @@ func each(app *App, refs []string, f func(st *state.Store, rec *state.Record) er
 
 var errNotRunning = errors.New("container is not running")
 
-// signalContainer sends a signal to a container's pid 1.
-func signalContainer(rec *state.Record, sig unix.Signal) error {
-	if rec.Status != state.Running {
-		return fmt.Errorf("%w: %s", errNotRunning, rec.Name)
+// signalContainer sends a signal to a container's pid 1. Its monitor does it
+// where it has to know: that the user wants the container to end, for instance.
+func signalContainer(st *state.Store, rec *state.Record, sig monitor.Signal) error {
+	notRunning := fmt.Errorf("%w: %s", errNotRunning, rec.Name)
+	if rec.Status != state.Running && rec.Status != state.Restarting && rec.Status != state.Starting {
+		return notRunning
 	}
-	err := rec.Init.Signal(sig)
-	if errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("%w: %s", errNotRunning, rec.Name)
+	if policy := rec.Restart.Policy; rec.Status == state.Running && !sig.Keep && (policy == "" || policy == "no") {
+		err := rec.Init.Signal(unix.Signal(sig.Number))
+		if errors.Is(err, os.ErrProcessDone) {
+			return notRunning
+		}
+		return err
 	}
-	return err
+	// A monitor that is just executing itself anew has no socket for a moment.
+	for deadline := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
+		err := monitor.Ask(st.Dir(rec.ID), monitor.KindSignal, sig)
+		if !errors.Is(err, handoff.ErrNobody) {
+			return err
+		}
+		now, ferr := st.Find(rec.ID)
+		if errors.Is(ferr, state.ErrNotFound) || ferr == nil && now.Status.Ended() {
+			return notRunning
+		}
+		if ferr != nil {
+			return ferr
+		}
+		if rec.Monitor.Signal(0) != nil || time.Now().After(deadline) {
+			return notRunning
+		}
+	}
 }
 
 // awaitExit waits until a container has ended and its monitor has finished
-// with it. A container that is gone has ended. A negative limit is none.
-func awaitExit(st *state.Store, id string, limit time.Duration) (*state.Record, error) {
+// with it. A container that is gone has ended, and so has the run that the caller
+// knows of when somebody else has started another. A negative limit is none.
+func awaitExit(st *state.Store, known *state.Record, limit time.Duration) (*state.Record, error) {
 	deadline := time.Now().Add(limit)
+	run := known.Monitor
 	for {
-		rec, err := st.Find(id)
+		rec, err := st.Find(known.ID)
 		if err != nil {
 			if errors.Is(err, state.ErrNotFound) {
 				return nil, nil
 			}
 			return nil, err
 		}
-		if rec.Status != state.Running && rec.Status != state.Creating {
+		if rec.Status.Ended() {
 			return rec, nil
+		}
+		if run.PID == 0 {
+			run = rec.Monitor // it was just being started
+		}
+		if rec.Monitor != run {
+			ended := *rec
+			ended.Status = state.Exited
+			return &ended, nil
 		}
 		wait := time.Second
 		if limit >= 0 {
@@ -91,83 +122,95 @@ func awaitExit(st *state.Store, id string, limit time.Duration) (*state.Record, 
 				return rec, nil
 			}
 		}
-		if err := awaitMonitor(rec, min(wait, time.Second)); err != nil {
+		gone, err := awaitMonitor(rec, min(wait, time.Second))
+		if err == nil && gone {
+			// Nobody else writes how the container ended, if the monitor was killed.
+			err = monitor.Sweep(st, executable())
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
 }
 
-// awaitMonitor waits for the end of a container's monitor.
-func awaitMonitor(rec *state.Record, limit time.Duration) error {
+// awaitMonitor waits for the end of a container's monitor and tells whether it
+// has ended.
+func awaitMonitor(rec *state.Record, limit time.Duration) (gone bool, err error) {
 	pidfd, err := rec.Monitor.Open()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if pidfd == nil {
 		// It has ended without an exit record or is just being started.
 		time.Sleep(min(limit, 10*time.Millisecond))
-		return nil
+		return true, nil
 	}
 	defer pidfd.Close()
 	poll := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
-	if _, err := unix.Poll(poll, int(limit.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-		return fmt.Errorf("wait for container: %w", err)
+	n, err := unix.Poll(poll, int(limit.Milliseconds()))
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return false, fmt.Errorf("wait for container: %w", err)
 	}
-	return nil
+	return n > 0, nil
 }
 
 // stopContainer asks a container to end and kills it when it has not after
-// timeout; a negative timeout never kills.
-func stopContainer(st *state.Store, rec *state.Record, timeout time.Duration) error {
-	if rec.Status != state.Running {
+// timeout; a negative timeout never kills. Keep says that it is to be there after,
+// --rm or not.
+func stopContainer(st *state.Store, rec *state.Record, timeout time.Duration, keep bool) error {
+	if rec.Status.Ended() {
 		return nil
 	}
-	sig := unix.Signal(rec.StopSignal)
-	if sig == 0 {
-		sig = unix.SIGTERM
+	sig := monitor.Signal{Number: rec.StopSignal, Stop: true, Keep: keep && rec.Remove}
+	if sig.Number == 0 {
+		sig.Number = int(unix.SIGTERM)
 	}
-	if err := signalContainer(rec, sig); err != nil && !errors.Is(err, errNotRunning) {
+	if err := signalContainer(st, rec, sig); err != nil && !errors.Is(err, errNotRunning) {
 		return err
 	}
-	now, err := awaitExit(st, rec.ID, timeout)
-	if err != nil || now == nil || now.Status != state.Running {
+	now, err := awaitExit(st, rec, timeout)
+	if err != nil || now == nil || now.Status.Ended() {
 		return err
 	}
-	if err := signalContainer(rec, unix.SIGKILL); err != nil && !errors.Is(err, errNotRunning) {
+	return killContainer(st, now)
+}
+
+// killContainer kills a container and waits for its end.
+func killContainer(st *state.Store, rec *state.Record) error {
+	sig := monitor.Signal{Number: int(unix.SIGKILL), Stop: true}
+	if err := signalContainer(st, rec, sig); err != nil && !errors.Is(err, errNotRunning) {
 		return err
 	}
-	_, err = awaitExit(st, rec.ID, -1)
+	_, err := awaitExit(st, rec, -1)
 	return err
 }
 
-// removeContainer removes a container; a running one only by force.
-func removeContainer(st *state.Store, id string, force bool) error {
+// removeContainer removes a container; a running one only by force. Its anonymous
+// volumes go with it if volumes is set.
+func (a *App) removeContainer(st *state.Store, id string, force, volumes bool) error {
 	rec, err := st.Find(id)
 	if err != nil {
 		return err
 	}
-	if rec.Status == state.Running || rec.Status == state.Creating {
+	if !rec.Status.Ended() {
 		if !force {
 			return &hintError{
 				fmt.Errorf("container %s is running", rec.Name),
 				"stop it first, or remove it with --force",
 			}
 		}
-		if err := signalContainer(rec, unix.SIGKILL); err != nil && !errors.Is(err, errNotRunning) {
-			return err
-		}
-		if rec, err = awaitExit(st, rec.ID, -1); err != nil || rec == nil {
+		if err := killContainer(st, rec); err != nil {
 			return err
 		}
 	}
-	return discardContainer(st, rec.ID)
+	return a.discardContainer(st, rec, volumes)
 }
 
 // discardContainer removes a container that has ended. Its monitor holds the
 // lock for a moment longer than the record says "exited".
-func discardContainer(st *state.Store, id string) error {
+func (a *App) discardContainer(st *state.Store, rec *state.Record, volumes bool) error {
 	for deadline := time.Now().Add(5 * time.Second); ; {
-		h, err := st.Lock(id)
+		h, err := st.Lock(rec.ID)
 		if errors.Is(err, state.ErrBusy) && time.Now().Before(deadline) {
 			time.Sleep(2 * time.Millisecond)
 			continue
@@ -178,17 +221,18 @@ func discardContainer(st *state.Store, id string) error {
 		if err != nil {
 			return err
 		}
-		err = monitor.Discard(h, executable())
+		if !volumes && len(h.Volumes) > 0 {
+			// Saved first: whoever finishes a removal that breaks off has to leave
+			// them, too.
+			h.Volumes = nil
+			err = h.Save()
+		}
+		if err == nil {
+			err = monitor.Discard(h, executable())
+		}
+		if err == nil {
+			a.tell(containerEvent("destroy", rec))
+		}
 		return errors.Join(err, h.Close())
 	}
 }
-
-// hintError is an error with a known cure.
-type hintError struct {
-	err  error
-	hint string
-}
-
-func (e *hintError) Error() string { return e.err.Error() }
-func (e *hintError) Unwrap() error { return e.err }
-func (e *hintError) Hint() string  { return e.hint }

@@ -22,6 +22,7 @@ type RunFlags struct {
 	SecurityFlags  `embed:""`
 	ResourceFlags  `embed:""`
 	ImageFlags     `embed:""`
+	LifeFlags      `embed:""`
 
 	ImageAndCommand []string `arg:"" optional:"" passthrough:"partial" name:"image" help:"Image, and the command to run in it instead of the image's own. With --rootfs all of it is the command."`
 }
@@ -30,10 +31,8 @@ type RunFlags struct {
 type ProcessFlags struct {
 	Interactive bool `short:"i" group:"Process" help:"Keep standard input open."`
 	TTY         bool `name:"tty" short:"t" group:"Process" help:"Give the command a terminal."`
-	Detach      bool `short:"d" group:"Process" help:"Leave the container running and print its id."`
 	Rm          bool `name:"rm" group:"Process" help:"Remove the container when it ends."`
 	Init        bool `group:"Process" help:"Run the command below an init that reaps orphans."`
-	SigProxy    bool `name:"sig-proxy" default:"true" negatable:"" group:"Process" help:"Pass signals on to the command."`
 
 	Name    string `placeholder:"NAME" group:"Process" help:"Name of the container."`
 	Replace bool   `group:"Process" help:"Remove a container of this name first."`
@@ -69,15 +68,20 @@ type FileFlags struct {
 
 // NetworkFlags say how the container reaches the world and is reached.
 type NetworkFlags struct {
-	Network    string   `aliases:"net" placeholder:"MODE" group:"Network" help:"slirp[:OPTION=VALUE,...], none, host or container:NAME."`
-	Publish    []string `short:"p" sep:"none" placeholder:"[[IP:]HOST:]PORT" group:"Network" help:"Publish a port, or a range of them, of the container."`
-	PublishAll bool     `short:"P" group:"Network" help:"Publish all ports that the image exposes."`
-	Hostname   string   `short:"h" placeholder:"NAME" group:"Network" help:"Host name inside."`
-	Domainname string   `placeholder:"NAME" group:"Network" help:"NIS domain name inside."`
-	DNS        []string `name:"dns" sep:"none" placeholder:"IP" group:"Network" help:"DNS server."`
-	DNSSearch  []string `name:"dns-search" sep:"none" placeholder:"DOMAIN" group:"Network" help:"DNS search domain; . for none."`
-	DNSOption  []string `name:"dns-option" aliases:"dns-opt" sep:"none" placeholder:"OPTION" group:"Network" help:"Resolver option, see resolv.conf(5)."`
-	AddHost    []string `sep:"none" placeholder:"NAME:IP" group:"Network" help:"Line for /etc/hosts."`
+	Network      []string `aliases:"net" sep:"none" placeholder:"MODE" group:"Network" help:"slirp[:OPTION=VALUE,...], pasta, none, host or container:NAME. Or networks that urun network create made: NAME[,NAME...] or NAME:ip=,ip6=,mac=,alias=; may be repeated."`
+	IP           string   `name:"ip" placeholder:"ADDRESS" group:"Network" help:"IPv4 address in the network."`
+	IP6          string   `name:"ip6" placeholder:"ADDRESS" group:"Network" help:"IPv6 address in the network."`
+	MACAddress   string   `name:"mac-address" placeholder:"MAC" group:"Network" help:"Hardware address in the network."`
+	NetworkAlias []string `sep:"none" aliases:"net-alias" placeholder:"NAME" group:"Network" help:"Another name in the network."`
+	Publish      []string `short:"p" sep:"none" placeholder:"[[IP:]HOST:]PORT" group:"Network" help:"Publish a port, or a range of them, of the container."`
+	PublishAll   bool     `short:"P" group:"Network" help:"Publish all ports that the image exposes."`
+	Expose       []string `sep:"none" placeholder:"PORT[/PROTOCOL]" group:"Network" help:"Port, or range of ports, that -P is to publish too."`
+	Hostname     string   `short:"h" placeholder:"NAME" group:"Network" help:"Host name inside."`
+	Domainname   string   `placeholder:"NAME" group:"Network" help:"NIS domain name inside."`
+	DNS          []string `name:"dns" sep:"none" placeholder:"IP" group:"Network" help:"DNS server; none to keep the image's resolv.conf."`
+	DNSSearch    []string `name:"dns-search" sep:"none" placeholder:"DOMAIN" group:"Network" help:"DNS search domain; . for none."`
+	DNSOption    []string `name:"dns-option" aliases:"dns-opt" sep:"none" placeholder:"OPTION" group:"Network" help:"Resolver option, see resolv.conf(5)."`
+	AddHost      []string `sep:"none" placeholder:"NAME:IP" group:"Network" help:"Line for /etc/hosts."`
 }
 
 // NamespaceFlags say what is shared, and with whom.
@@ -98,27 +102,13 @@ type SecurityFlags struct {
 	Sysctl      []string `sep:"none" placeholder:"NAME=VALUE" group:"Security" help:"Kernel parameter of the container's namespaces."`
 }
 
-// ResourceFlags say how much the container may use.
-type ResourceFlags struct {
-	Memory            string   `short:"m" placeholder:"SIZE" group:"Resources" help:"Limit of memory."`
-	MemorySwap        string   `placeholder:"SIZE" group:"Resources" help:"Limit of memory and swap together; -1 for unlimited swap."`
-	MemoryReservation string   `placeholder:"SIZE" group:"Resources" help:"Memory that is reclaimed last."`
-	CPUs              string   `name:"cpus" placeholder:"NUMBER" group:"Resources" help:"Number of CPUs, such as 1.5."`
-	CPUShares         int64    `name:"cpu-shares" short:"c" placeholder:"N" group:"Resources" help:"Weight against others, 1024 being normal."`
-	CPUQuota          int64    `name:"cpu-quota" placeholder:"µs" group:"Resources" help:"CPU time a period."`
-	CPUPeriod         int64    `name:"cpu-period" placeholder:"µs" group:"Resources" help:"Length of the period."`
-	CPUSet            string   `name:"cpuset-cpus" placeholder:"LIST" group:"Resources" help:"CPUs to run on, such as 0-2,4."`
-	PidsLimit         *int64   `placeholder:"N" group:"Resources" help:"Limit of processes; -1 for none."`
-	Ulimit            []string `sep:"none" placeholder:"NAME=SOFT[:HARD]" group:"Resources" help:"Resource limit of the command, see getrlimit(2)."`
-	Cgroups           string   `placeholder:"MODE" group:"Resources" help:"try (the default), enforce or disabled."`
-}
-
 // ImageFlags say where the image comes from.
 type ImageFlags struct {
-	Pull     string `placeholder:"WHEN" group:"Image" help:"missing (the default), always, never or newer."`
-	Platform string `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
-	Rootfs   string `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
-	Quiet    bool   `short:"q" group:"Image" help:"Show no progress."`
+	Pull     string   `placeholder:"WHEN" group:"Image" help:"missing (the default), always, never or newer."`
+	Platform string   `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
+	Without  []string `hidden:"" placeholder:"THING" help:"Do as if this machine had no proc, sys or tun."`
+	Rootfs   string   `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
+	Quiet    bool     `short:"q" group:"Image" help:"Show no progress."`
 
 	TLSVerify bool `name:"tls-verify" default:"true" negatable:"" group:"Image" help:"Pull with https and a valid certificate only; on by default. Loopback hosts may speak http."`
 }
@@ -178,22 +168,36 @@ func (f *RunFlags) options() (spec.Options, error) {
 		Platform: f.Platform, Pull: f.Pull, Rootfs: f.Rootfs, Storage: f.Storage, LogLevel: f.LogLevel,
 		Remove: f.Rm, Replace: f.Replace, Quiet: f.Quiet, Volatile: f.Volatile,
 
-		Interactive: f.Interactive, TTY: f.TTY, Detach: f.Detach, Init: f.Init, SigProxy: &f.SigProxy,
+		Interactive: f.Interactive, TTY: f.TTY, Init: f.Init,
 		Entrypoint: f.Entrypoint, Workdir: f.Workdir, User: f.User, GroupAdd: f.GroupAdd,
 		Env: f.Env, EnvFiles: f.EnvFile, StopSignal: f.StopSignal, StopTimeout: f.StopTimeout,
-		Ulimits: f.Ulimit, Timezone: f.Timezone,
+		Ulimits: f.Ulimit, Timezone: f.Timezone, LifeOptions: f.LifeFlags.options(),
 
 		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, ShmSize: f.ShmSize, Devices: f.Device,
 
-		Network: f.Network, Publish: f.Publish, PublishAll: f.PublishAll,
+		Network: first(f.Network), MoreNetworks: rest(f.Network), IP: f.IP, IP6: f.IP6, MACAddress: f.MACAddress,
+		NetworkAliases: f.NetworkAlias, Publish: f.Publish, PublishAll: f.PublishAll, Expose: f.Expose,
 		DNS: f.DNS, DNSSearch: f.DNSSearch, DNSOptions: f.DNSOption, AddHosts: f.AddHost,
 
 		UserNS: f.UserNS, PID: f.PID, IPC: f.IPC, UTS: f.UTS, CgroupNS: f.CgroupNS,
 
 		CapAdd: f.CapAdd, CapDrop: f.CapDrop, SecurityOpts: f.SecurityOpt, Privileged: f.Privileged, Sysctls: f.Sysctl,
 
-		Memory: f.Memory, MemorySwap: f.MemorySwap, MemoryReservation: f.MemoryReservation, CPUs: f.CPUs,
-		CPUShares: f.CPUShares, CPUQuota: f.CPUQuota, CPUPeriod: f.CPUPeriod, CPUSet: f.CPUSet,
-		PidsLimit: f.PidsLimit, Cgroups: f.Cgroups,
+		Resources: f.ResourceFlags.options(), Cgroups: f.Cgroups,
 	}, nil
+}
+
+// first and rest are the values of a flag that is mostly given once.
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
+func rest(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return list[1:]
 }

@@ -8,12 +8,10 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-func parseRun(t testing.TB, args ...string) (*RunFlags, error) {
+func parseRun(t testing.TB, args ...string) (*RunCmd, error) {
 	t.Helper()
 	var cli struct {
-		Run struct {
-			RunFlags
-		} `cmd:""`
+		Run RunCmd `cmd:""`
 	}
 	opts := append(runFlagOptions(), kong.Name("urun"), kong.Exit(func(int) { t.Fatal("the parser ended the program") }))
 	p, err := kong.New(&cli, opts...)
@@ -21,7 +19,7 @@ func parseRun(t testing.TB, args ...string) (*RunFlags, error) {
 		t.Fatal(err)
 	}
 	_, err = p.Parse(append([]string{"run"}, args...))
-	return &cli.Run.RunFlags, err
+	return &cli.Run, err
 }
 
 func TestWhatFollowsTheImageBelongsToTheCommand(t *testing.T) {
@@ -75,9 +73,9 @@ func TestFlagsHaveDockersForms(t *testing.T) {
 		{"-e keeps commas", o.Env, []string{"A=1,2", "B"}},
 		{"-p", o.Publish, []string{"8080:80"}},
 		{"--rm=false", o.Remove, false},
-		{"--cpus", o.CPUs, "1.5"},
+		{"--cpus", o.Resources.CPUs, "1.5"},
 		{"-h", o.Hostname, "box"},
-		{"-m", o.Memory, "512m"},
+		{"-m", o.Resources.Memory, "512m"},
 		{"-v", o.Volumes, []string{"/a:/b:ro"}},
 		{"--net", o.Network, "host"},
 		{"--tz", o.Timezone, "UTC"},
@@ -87,10 +85,10 @@ func TestFlagsHaveDockersForms(t *testing.T) {
 		{"--sig-proxy", *o.SigProxy, false},
 		{"--entrypoint=", *o.Entrypoint, ""},
 		{"--stop-timeout", *o.StopTimeout, -1},
-		{"--pids-limit", *o.PidsLimit, int64(-1)},
-		{"--memory-swap", o.MemorySwap, "-1"},
+		{"--pids-limit", *o.Resources.PidsLimit, int64(-1)},
+		{"--memory-swap", o.Resources.MemorySwap, "-1"},
 		{"--cap-add", o.CapAdd, []string{"NET_RAW", "KILL"}},
-		{"-c", o.CPUShares, int64(512)},
+		{"-c", o.Resources.CPUShares, int64(512)},
 		{"-q -P", []bool{o.Quiet, o.PublishAll}, []bool{true, true}},
 	} {
 		if !reflect.DeepEqual(c.got, c.want) {

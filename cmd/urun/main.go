@@ -12,12 +12,18 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/doctor"
+	"github.com/urun-dev/urun/internal/files"
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/image"
+	"github.com/urun-dev/urun/internal/imagemount"
+	"github.com/urun-dev/urun/internal/infra/server"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
@@ -31,15 +37,34 @@ type cli struct {
 	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
 	Debug bool   `help:"Tell on standard error what is done."`
 
+	Linger *time.Duration `help:"How long what containers share stays ready after the last one (5m; 0 in a batch job)." env:"URUN_LINGER" placeholder:"TIME"`
+
 	Run     RunCmd     `cmd:"" group:"containers" help:"Run a command in a new container."`
+	Create  CreateCmd  `cmd:"" group:"containers" help:"Make a container without starting it."`
+	Start   StartCmd   `cmd:"" group:"containers" help:"Start containers that were made or have ended."`
+	Restart RestartCmd `cmd:"" group:"containers" help:"Stop containers and start them again."`
+	Exec    ExecCmd    `cmd:"" group:"containers" help:"Run a command in a running container."`
+	Attach  AttachCmd  `cmd:"" group:"containers" help:"Connect to a running container's output and input."`
+	Rename  RenameCmd  `cmd:"" group:"containers" help:"Give a container another name."`
 	Ps      PsCmd      `cmd:"" group:"containers" help:"List containers."`
 	Stop    StopCmd    `cmd:"" group:"containers" help:"Stop containers: a signal, then SIGKILL."`
 	Kill    KillCmd    `cmd:"" group:"containers" help:"Send a signal to containers."`
+	Pause   PauseCmd   `cmd:"" group:"containers" help:"Stop all processes of containers where they are."`
+	Unpause UnpauseCmd `cmd:"" group:"containers" help:"Let the processes of paused containers go on."`
+	Update  UpdateCmd  `cmd:"" group:"containers" help:"Change limits of containers."`
+	Stats   StatsCmd   `cmd:"" group:"containers" help:"Show what containers use of the machine, as it changes."`
 	Rm      RmCmd      `cmd:"" group:"containers" help:"Remove containers."`
 	Logs    LogsCmd    `cmd:"" group:"containers" help:"Show the output of a detached container."`
 	Wait    WaitCmd    `cmd:"" group:"containers" help:"Wait until containers end and print their exit status."`
 	Port    PortCmd    `cmd:"" group:"containers" help:"List a container's published ports."`
-	Inspect InspectCmd `cmd:"" group:"containers" help:"Show all that is known of containers, as JSON."`
+	Inspect InspectCmd `cmd:"" group:"containers" help:"Show all that is known of containers, images and volumes, as JSON."`
+
+	Top    TopCmd    `cmd:"" group:"containers" help:"List the processes of a container."`
+	Cp     CpCmd     `cmd:"" group:"containers" help:"Copy files between a container and the host."`
+	Diff   DiffCmd   `cmd:"" group:"containers" help:"List what a container changed of its image."`
+	Export ExportCmd `cmd:"" group:"containers" help:"Write a container's file system as a tar."`
+
+	Container ContainerCmd `cmd:"" group:"containers" help:"Work with containers."`
 
 	Pull   PullCmd   `cmd:"" group:"images" help:"Bring an image into the store."`
 	Images ImagesCmd `cmd:"" group:"images" help:"List images."`
@@ -52,6 +77,14 @@ type cli struct {
 	Login  LoginCmd  `cmd:"" group:"images" help:"Log in to a registry."`
 	Logout LogoutCmd `cmd:"" group:"images" help:"Log out of a registry."`
 
+	Doctor     DoctorCmd     `cmd:"" group:"system" help:"Find out what keeps urun from working here, and what cures it."`
+	Volume     VolumeCmd     `cmd:"" group:"system" help:"Work with volumes."`
+	Network    NetworkCmd    `cmd:"" group:"system" help:"Work with networks of containers."`
+	System     SystemCmd     `cmd:"" group:"system" help:"Work with the store as a whole."`
+	Events     EventsCmd     `cmd:"" group:"system" help:"Show what happens, as it does."`
+	Generate   GenerateCmd   `cmd:"" group:"system" help:"Make files for other programs: systemd units, man pages."`
+	Completion CompletionCmd `cmd:"" group:"system" help:"Print the completion for a shell."`
+
 	Info    InfoCmd    `cmd:"" group:"system" help:"Show what this machine allows and what urun makes of it."`
 	Version VersionCmd `cmd:"" group:"system" help:"Show the version."`
 }
@@ -60,6 +93,7 @@ type cli struct {
 type App struct {
 	Root           string
 	Debug          bool
+	Linger         time.Duration // of what containers share, after the last one
 	Log            *slog.Logger
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -71,6 +105,10 @@ func main() {
 			errors.New("this binary was built with cgo, with which it can not work"),
 			"build it with: make build, or CGO_ENABLED=0 go build ./cmd/urun",
 		}))
+	}
+	if len(os.Args) > 1 && os.Args[1] == completeCommand {
+		complete(os.Args[2:], os.Stdout)
+		return
 	}
 	if handoff.IsStage(os.Args) {
 		runStage(os.Args[1])
@@ -94,18 +132,30 @@ func keepFiles() error {
 // runStage runs a hidden subcommand, before the command line's parser exists.
 func runStage(name string) {
 	switch name {
+	case handoff.Holder:
+		holder.Main()
 	case handoff.Monitor:
 		monitor.Main()
 	case handoff.Union:
 		monitor.Union()
 	case handoff.Network:
 		monitor.Network()
+	case handoff.Infra:
+		server.Main()
 	case handoff.Init:
 		stage.Init()
 	case handoff.Payload:
 		stage.Run()
+	case handoff.Exec:
+		stage.Enter()
 	case handoff.Clean:
 		monitor.Clean()
+	case handoff.Mount:
+		imagemount.Main()
+	case handoff.Files:
+		files.Main()
+	case handoff.Doctor:
+		doctor.Stage()
 	default:
 		fmt.Fprintf(os.Stderr, "urun: unknown stage %q\n", name)
 		os.Exit(exitRuntime)
@@ -133,17 +183,16 @@ func grammar(args []string) reflect.Value {
 			if _, isCommand := field.Tag.Lookup("cmd"); isCommand && strings.EqualFold(field.Name, args[0]) && args[0] == strings.ToLower(args[0]) {
 				root, _ := all.FieldByName("Root")
 				debug, _ := all.FieldByName("Debug")
-				return reflect.New(reflect.StructOf([]reflect.StructField{root, debug, field}))
+				linger, _ := all.FieldByName("Linger")
+				return reflect.New(reflect.StructOf([]reflect.StructField{root, debug, linger, field}))
 			}
 		}
 	}
 	return reflect.New(all)
 }
 
-// run runs one command and returns the exit status.
-func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := grammar(args)
-	exited := -1
+// newParser makes the command line's parser of a grammar.
+func newParser(c reflect.Value, stdout, stderr io.Writer, exit func(int)) (*kong.Kong, error) {
 	options := append(runFlagOptions(),
 		kong.Name("urun"),
 		kong.Description("Rootless containers: urun run IMAGE [COMMAND]"),
@@ -155,9 +204,20 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			{Key: "images", Title: "Images:"},
 			{Key: "system", Title: "System:"},
 		}),
-		kong.Exit(func(code int) { exited = code }),
+		kong.PostBuild(addExamples),
+		kong.Exit(exit),
 	)
-	parser, err := kong.New(c.Interface(), options...)
+	return kong.New(c.Interface(), options...)
+}
+
+// run runs one command and returns the exit status.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	c := grammar(args)
+	exited := -1
+	parser, err := newParser(c, stdout, stderr, func(code int) { exited = code })
 	if err != nil {
 		return report(stderr, err)
 	}
@@ -166,12 +226,15 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "urun: %v\n", err)
-		fmt.Fprintln(stderr, "hint: see urun --help, and --help of the command")
+		printError(stderr, usageError(err, parser))
 		return exitRuntime
 	}
 	app := &App{Root: c.Elem().FieldByName("Root").String(), Stdin: stdin, Stdout: stdout, Stderr: stderr}
 	app.Log = slog.New(slog.DiscardHandler)
+	flag, _ := c.Elem().FieldByName("Linger").Interface().(*time.Duration)
+	if app.Linger, err = linger(flag); err != nil {
+		return report(stderr, err)
+	}
 	if c.Elem().FieldByName("Debug").Bool() {
 		if err := app.logAt("debug"); err != nil {
 			return report(stderr, err)
@@ -195,11 +258,7 @@ func report(stderr io.Writer, err error) int {
 	if errors.As(err, &status) {
 		return int(status)
 	}
-	fmt.Fprintf(stderr, "urun: %v\n", err)
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) && hinted.Hint() != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hinted.Hint())
-	}
+	printError(stderr, err)
 	var coded interface{ ExitCode() int }
 	if errors.As(err, &coded) {
 		return coded.ExitCode()
@@ -235,7 +294,7 @@ func (a *App) logAt(level string) error {
 
 // Store opens the image store.
 func (a *App) Store() (*image.Store, error) {
-	return image.Open(image.Options{Root: a.Root, InUse: a.imagesInUse})
+	return image.Open(image.Options{Root: a.Root, InUse: a.imagesInUse, Release: func() error { return holder.Release(a.stateRoot()) }})
 }
 
 // Containers opens the container store and cleans up after containers whose
@@ -245,7 +304,7 @@ func (a *App) Containers() (*state.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := monitor.Sweep(st, executable()); err != nil {
+	if err := errors.Join(monitor.Sweep(st, executable()), holder.Sweep(a.stateRoot())); err != nil {
 		fmt.Fprintf(a.Stderr, "urun: %v\n", err)
 	}
 	return st, nil
@@ -254,7 +313,7 @@ func (a *App) Containers() (*state.Store, error) {
 // stateRoot is where containers are kept: beside the images, unless these
 // belong to somebody else.
 func (a *App) stateRoot() string {
-	if a.Root != defaultRoot() && !writable(a.Root) {
+	if _, err := os.Stat(a.Root); err == nil && a.Root != defaultRoot() && !writable(a.Root) {
 		return defaultRoot()
 	}
 	return a.Root

@@ -15,31 +15,42 @@ import (
 
 	"github.com/urun-dev/urun/internal/launch"
 	"github.com/urun-dev/urun/internal/monitor"
-	"github.com/urun-dev/urun/internal/spec"
 )
 
-// streams are the standard files of a container in the foreground.
+// streams are the standard files of a command that stays with a container.
 //
-// A file or pipe of the command's is given to the container as it is: nothing
-// stands between them, so nothing is lost or slow. A terminal is not, or the
-// container could write into its input or change its settings: what goes to
-// or comes from one passes through a pipe. With -t the container has a
-// terminal of its own.
+// A file or pipe of the command's is given away as it is: nothing stands between
+// it and the container, or the container's monitor, so nothing is lost or slow. A
+// terminal is not, or the container could write into its input or change its
+// settings: what goes to or comes from one passes through a pipe. A container
+// with a terminal of its own never gets the input itself: the keys by which
+// the user leaves it are looked for on the way.
 type streams struct {
-	files  [3]*os.File // for the container
-	owned  []*os.File  // to be closed here when the container has got them
-	stdin  *os.File    // where the command's terminal input is to be written
+	want   wanted
+	files  [3]*os.File // to be given away
+	owned  []*os.File  // to be closed here when they have been
+	stdin  *os.File    // where the command's input is to be written; nil: it has been given away
 	copies sync.WaitGroup
 	raw    *term.State
+	left   chan struct{} // closed when the user has typed the detach keys
 	// signals for the container are caught from before it starts: none may
 	// find the command without a handler once there is something to signal.
 	signals chan os.Signal
 }
 
+// wanted is what a command wants of a container's streams.
+type wanted struct {
+	none     bool   // nothing: it is detached
+	stdin    bool   // input
+	tty      bool   // the container has a terminal
+	sigProxy bool   // signals are for the container
+	keys     []byte // that leave the container
+}
+
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-func newStreams(c *spec.Container) (_ *streams, err error) {
-	s := &streams{}
+func newStreams(want wanted) (_ *streams, err error) {
+	s := &streams{want: want, left: make(chan struct{}), signals: make(chan os.Signal, 64)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -51,14 +62,13 @@ func newStreams(c *spec.Container) (_ *streams, err error) {
 	}
 	s.owned = append(s.owned, null)
 	s.files = [3]*os.File{null, null, null}
-	s.signals = make(chan os.Signal, 64)
-	if c.SigProxy && !c.Detach {
+	if want.sigProxy && !want.none {
 		notifyAll(s.signals)
 	}
-	if c.Detach || c.TTY {
+	if want.none {
 		return s, nil
 	}
-	if c.Interactive {
+	if want.stdin {
 		if s.files[0], err = s.input(os.Stdin); err != nil {
 			return nil, err
 		}
@@ -72,7 +82,7 @@ func newStreams(c *spec.Container) (_ *streams, err error) {
 }
 
 func (s *streams) input(f *os.File) (*os.File, error) {
-	if !isTerminal(f) {
+	if !s.want.tty && !isTerminal(f) {
 		return f, nil
 	}
 	r, w, err := os.Pipe()
@@ -102,6 +112,19 @@ func (s *streams) output(f *os.File) (*os.File, error) {
 	return w, nil
 }
 
+// size is that of the command's terminal, nil if it has none or wants none.
+func (s *streams) size() *monitor.Size {
+	if !s.want.tty || s.want.none {
+		return nil
+	}
+	for _, f := range []*os.File{os.Stdout, os.Stdin} {
+		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			return &monitor.Size{Rows: ws.Row, Columns: ws.Col}
+		}
+	}
+	return nil
+}
+
 // donated closes what only the container needs now.
 func (s *streams) donated() {
 	for _, f := range s.owned {
@@ -114,33 +137,45 @@ func (s *streams) close() {
 	s.donated()
 	if s.raw != nil {
 		_ = term.Restore(int(os.Stdin.Fd()), s.raw)
+		s.raw = nil
 	}
 }
 
-// attach stays with the container until its end and returns its exit status as
-// an error, if it is not 0.
-func (s *streams) attach(app *App, c *spec.Container, session *launch.Session) error {
-	go proxy(s.signals, session)
+// attach stays with the container, or with a command in it, until its end, and
+// returns its exit status as an error, if it is not 0. Begun is called when it runs.
+func (s *streams) attach(app *App, session *launch.Session, begun func()) error {
+	if s.want.sigProxy {
+		go proxy(s.signals, session)
+	}
 	exited, err := session.AwaitStart()
 	if err != nil {
 		return err
 	}
 	if exited != nil {
+		s.drain()
 		return status(app, exited)
 	}
-	notices(app, c, session)
-	if session.Master != nil {
-		if err := s.terminal(c, session.Master); err != nil {
-			return errors.Join(err, session.Leave())
-		}
+	begun()
+	if err := s.connect(session); err != nil {
+		return errors.Join(err, session.Leave())
 	}
-	if s.stdin != nil {
-		go func() {
-			_, _ = io.Copy(s.stdin, os.Stdin)
-			s.stdin.Close()
-		}()
+	type end struct {
+		exited *monitor.Exited
+		err    error
 	}
-	exited, err = session.AwaitExit()
+	ended := make(chan end, 1)
+	go func() {
+		exited, err := session.AwaitExit()
+		ended <- end{exited, err}
+	}()
+	select {
+	case <-s.left:
+		err := session.Detach()
+		s.close()
+		return err
+	case e := <-ended:
+		exited, err = e.exited, e.err
+	}
 	if errors.Is(err, launch.ErrMonitorGone) {
 		// What the killed monitor left is cleaned up at once rather than by
 		// whoever comes next.
@@ -178,15 +213,72 @@ func status(app *App, exited *monitor.Exited) error {
 	return nil
 }
 
-// terminal connects the command's terminal with the container's.
-func (s *streams) terminal(c *spec.Container, master *os.File) error {
-	resize := func() {
-		if ws, err := unix.IoctlGetWinsize(int(os.Stdout.Fd()), unix.TIOCGWINSZ); err == nil {
-			// The container may be gone, and its terminal with it.
-			_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, ws)
+// connect begins to pass on what is not passed on by itself: the input of a
+// terminal, its size, and the terminal of a command in the container.
+func (s *streams) connect(session *launch.Session) error {
+	if s.want.tty {
+		s.watchSize(session)
+		if s.want.stdin && isTerminal(os.Stdin) {
+			old, err := term.MakeRaw(int(os.Stdin.Fd()))
+			if err != nil {
+				return fmt.Errorf("set terminal to raw mode: %w", err)
+			}
+			s.raw = old
 		}
 	}
-	resize()
+	if session.Master != nil {
+		s.copies.Add(1)
+		go func() {
+			defer s.copies.Done()
+			// EIO: the last process closed the terminal.
+			_, _ = io.Copy(os.Stdout, session.Master)
+		}()
+		if s.want.stdin {
+			go s.feed(session.Master)
+		}
+		return nil
+	}
+	if s.stdin != nil {
+		go func() {
+			s.feed(s.stdin)
+			s.stdin.Close()
+		}()
+	}
+	return nil
+}
+
+// feed writes standard input to w until the detach keys are typed. A terminal's
+// program reads an end of file at its end, as by ctrl-D.
+func (s *streams) feed(w *os.File) {
+	var in io.Reader = os.Stdin
+	if s.want.tty && len(s.want.keys) > 0 {
+		in = &keyReader{r: os.Stdin, keys: s.want.keys}
+	}
+	_, err := io.Copy(w, in)
+	if errors.Is(err, errDetach) {
+		close(s.left)
+		return
+	}
+	if err == nil && s.want.tty {
+		_, _ = w.Write([]byte{4})
+	}
+}
+
+// watchSize passes on the size of the command's terminal.
+func (s *streams) watchSize(session *launch.Session) {
+	resize := func() {
+		size := s.size()
+		if size == nil {
+			return
+		}
+		// The container may be gone, and its terminal with it.
+		if session.Master != nil {
+			ws := unix.Winsize{Row: size.Rows, Col: size.Columns}
+			_ = unix.IoctlSetWinsize(int(session.Master.Fd()), unix.TIOCSWINSZ, &ws)
+		} else {
+			_ = session.Resize(*size)
+		}
+	}
 	winch := make(chan os.Signal, 1)
 	signal.Notify(winch, unix.SIGWINCH)
 	go func() {
@@ -194,32 +286,6 @@ func (s *streams) terminal(c *spec.Container, master *os.File) error {
 			resize()
 		}
 	}()
-	if c.Interactive {
-		if isTerminal(os.Stdin) {
-			old, err := term.MakeRaw(int(os.Stdin.Fd()))
-			if err != nil {
-				return fmt.Errorf("set terminal to raw mode: %w", err)
-			}
-			s.raw = old
-		}
-		go feed(master)
-	}
-	s.copies.Add(1)
-	go func() {
-		defer s.copies.Done()
-		// EIO: the last process closed the terminal.
-		_, _ = io.Copy(os.Stdout, master)
-	}()
-	return nil
-}
-
-// feed writes standard input to the container's terminal. At its end the
-// container's program reads an end of file, as by ctrl-D.
-func feed(master *os.File) {
-	if _, err := io.Copy(master, os.Stdin); err != nil {
-		return
-	}
-	_, _ = master.Write([]byte{4})
 }
 
 // notifyAll asks for the signals that are passed on to the container.

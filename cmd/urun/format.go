@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 	"text/template"
@@ -40,7 +42,7 @@ func printFormat[T any](w io.Writer, format string, headings T, rows []T) error 
 func executeRows[T any](w io.Writer, t *template.Template, rows []T) error {
 	for _, r := range rows {
 		if err := t.Execute(w, r); err != nil {
-			return fmt.Errorf("--format: %w", err)
+			return templateError(err)
 		}
 		if _, err := io.WriteString(w, "\n"); err != nil {
 			return err
@@ -51,8 +53,8 @@ func executeRows[T any](w io.Writer, t *template.Template, rows []T) error {
 
 // parseTemplate reads a template with the functions that docker's have.
 func parseTemplate(text string) (*template.Template, error) {
-	text = strings.NewReplacer(`\t`, "\t", `\n`, "\n").Replace(text)
-	t, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{
+	text = unescape(text)
+	t, err := template.New("format").Funcs(template.FuncMap{
 		"json": func(v any) (string, error) {
 			b, err := json.Marshal(v)
 			return string(b), err
@@ -63,7 +65,46 @@ func parseTemplate(text string) (*template.Template, error) {
 		"split": strings.Split,
 	}).Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("--format: %w", err)
+		return nil, templateError(err)
 	}
 	return t, nil
 }
+
+// unescape makes tabs and ends of lines of \t and \n, which a shell passes on as
+// they are. Within {{ and }} they stay: there they are Go's.
+func unescape(text string) string {
+	escapes := strings.NewReplacer(`\t`, "\t", `\n`, "\n")
+	var b strings.Builder
+	for text != "" {
+		before, rest, found := strings.Cut(text, "{{")
+		b.WriteString(escapes.Replace(before))
+		if !found {
+			break
+		}
+		action, after, closed := strings.Cut(rest, "}}")
+		b.WriteString("{{" + action)
+		if closed {
+			b.WriteString("}}")
+		}
+		text = after
+	}
+	return b.String()
+}
+
+// templateError says what is wrong with a template in the user's words, without
+// the names that the program gave it and its types.
+func templateError(err error) error {
+	var exec template.ExecError
+	text := err.Error()
+	if !errors.As(err, &exec) && !strings.HasPrefix(text, "template: ") {
+		return err // of the output
+	}
+	text = templatePlace.ReplaceAllString(text, "")
+	text = templateType.ReplaceAllString(text, "")
+	return &hintError{fmt.Errorf("--format: %s", text), "--format takes a Go template: --format '{{json .}}' shows what there is"}
+}
+
+var (
+	templatePlace = regexp.MustCompile(`^template: format:[0-9:]+ (executing "format" at )?`)
+	templateType  = regexp.MustCompile(` in type \S+$`)
+)
