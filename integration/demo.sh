@@ -6,7 +6,7 @@ bin=$PWD/bin
 work=$(mktemp -d "${TMPDIR:-/tmp}/urun-demo.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
-export URUN_ROOT="$work/store"
+export URUN_ROOT="$work/store" URUN_LINGER=0s
 
 "$bin/demoimage" "$work/image"
 layers=$(tr ',' '\n' <"$work/image/blobs/sha256/$(sed -n 's/.*"digest": "sha256:\([0-9a-f]*\)".*/\1/p' "$work/image/index.json" | head -n 1)" | grep -c 'layer')

@@ -2,7 +2,7 @@
 # preflight.sh GROUP: name everything that the group (see packages.txt) lacks, each with its cure.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-group=${1:?usage: preflight.sh build|demo|test|bench}
+group=${1:?usage: preflight.sh build|demo|test|bench|host}
 go=${GO:-go}
 bad=0
 
@@ -28,13 +28,13 @@ else
 fi
 
 # --- packages -----------------------------------------------------------------------------------
-rank() { case $1 in build) echo 1 ;; demo) echo 2 ;; test) echo 3 ;; bench) echo 4 ;; *) echo 0 ;; esac; }
+rank() { case $1 in build) echo 1 ;; demo) echo 2 ;; test) echo 3 ;; bench | host) echo 4 ;; *) echo 0 ;; esac; }
 top=$(rank "$group")
 [ "$top" != 0 ] || { echo "preflight.sh: no group $group" >&2; exit 1; }
 lacking=
 while read -r g package program why; do
 	case $g in '' | '#'*) continue ;; esac
-	[ "$(rank "$g")" -le "$top" ] || continue
+	[ "$(rank "$g")" -lt "$top" ] || [ "$g" = "$group" ] || continue
 	PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null 2>&1 || {
 		lacking="$lacking $package"
 		printf 'missing: %s (%s)\n' "$package" "$why" >&2

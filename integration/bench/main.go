@@ -46,21 +46,25 @@ func mainMain(ctx context.Context) error {
 	urun := flag.String("urun", "bin/urun", "the `program` to measure")
 	name := flag.String("user", "urun-bench", "the `user` to measure as, if root calls")
 	out := flag.String("out", "", "the `document` to rewrite between its markers")
+	life := flag.Bool("life", false, "measure containers that run for long, and only these")
 	quick := flag.Bool("quick", false, "few rounds: a trial of the program, not of urun")
 	flag.Parse()
 	if flag.NArg() != 0 {
 		return errors.New("usage: bench [-urun PROGRAM] [-user NAME] [-out FILE] [-quick]")
 	}
-	res, err := bench(ctx, *urun, *name, *quick)
+	res, err := bench(ctx, *urun, *name, *quick, *life)
 	if err != nil {
 		return err
 	}
-	text := render(res)
+	text, begin, end := render(res), beginMark, endMark
+	if *life {
+		text, begin, end = renderLife(res), lifeBegin, lifeEnd
+	}
 	fmt.Print(text)
 	if *out == "" {
 		return nil
 	}
-	return rewrite(*out, text)
+	return rewrite(*out, text, begin, end)
 }
 
 // setup is what the measuring process is told, as JSON on its standard input.
@@ -71,9 +75,10 @@ type setup struct {
 	Image      string // name of the image in the registry
 	UID, GID   int
 	Quick      bool
+	Life       bool
 }
 
-func bench(ctx context.Context, urun, name string, quick bool) (res *results, err error) {
+func bench(ctx context.Context, urun, name string, quick, life bool) (res *results, err error) {
 	var undo cleanup
 	defer func() { err = errors.Join(err, undo.run()) }()
 
@@ -96,7 +101,7 @@ func bench(ctx context.Context, urun, name string, quick bool) (res *results, er
 		return nil, err
 	}
 	undo.add(func() error { return os.RemoveAll(dir) })
-	su := setup{Dir: filepath.Join(dir, "user"), UID: who.uid, GID: who.gid, Quick: quick, Image: reg.addr + "/" + imageName, Urun: filepath.Join(dir, "urun")}
+	su := setup{Dir: filepath.Join(dir, "user"), UID: who.uid, GID: who.gid, Quick: quick, Life: life, Image: reg.addr + "/" + imageName, Urun: filepath.Join(dir, "urun")}
 	if err := errors.Join(os.Chmod(dir, 0o755), copyProgram(urun, su.Urun), copyProgram("/proc/self/exe", filepath.Join(dir, "bench"))); err != nil {
 		return nil, err
 	}

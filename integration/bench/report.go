@@ -23,13 +23,17 @@ func render(r *results) string {
 	}
 	fmt.Fprintf(&b, "%s.\nPodman: %s; %s.\n", strings.Join(r.Versions, "; "), r.Podman, r.Cgroup)
 	fmt.Fprintf(&b, "The image: %.0f MB in %d layers, compressed.\n\n", float64(r.ImageBytes)/1e6, r.ImageLayers)
-	b.WriteString("| what | A | B | A / B | middle half | target | rounds | A, ms | B, ms |\n|---|---|---|---|---|---|---|---|---|\n")
-	for _, c := range r.Lines {
-		fmt.Fprintf(&b, "| %s | %s | %s | **%.3f** | %.3f-%.3f | %s | %d | %s | %s |\n", c.What, c.A, c.B, c.Ratio, c.Q1, c.Q3, verdict(c), c.Rounds, ms(c.TimeA), ms(c.TimeB))
-	}
+	table(&b, r.Lines)
 	fmt.Fprintf(&b, "\n`urun version`: %s ms, of which user %s and system %s ms of CPU (target: under 5). The binary: %.1f MB (target: under 25).\n",
 		ms(r.Version.Wall), ms(r.Version.User), ms(r.Version.Sys), float64(r.BinaryBytes)/1e6)
 	return b.String()
+}
+
+func table(b *strings.Builder, lines []comparison) {
+	b.WriteString("| what | A | B | A / B | middle half | target | rounds | A, ms | B, ms |\n|---|---|---|---|---|---|---|---|---|\n")
+	for _, c := range lines {
+		fmt.Fprintf(b, "| %s | %s | %s | **%.3f** | %.3f-%.3f | %s | %d | %s | %s |\n", c.What, c.A, c.B, c.Ratio, c.Q1, c.Q3, verdict(c), c.Rounds, ms(c.TimeA), ms(c.TimeB))
+	}
 }
 
 func verdict(c comparison) string {
@@ -57,15 +61,15 @@ func busy(r *results) bool {
 }
 
 // rewrite puts text between the markers of the document.
-func rewrite(name, text string) error {
+func rewrite(name, text, begin, end string) error {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	before, rest, ok1 := strings.Cut(string(data), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
+	before, rest, ok1 := strings.Cut(string(data), begin)
+	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
 		return errors.New(name + ": the markers of the measured part are not there")
 	}
-	return os.WriteFile(name, []byte(before+beginMark+"\n"+text+"\n"+endMark+after), 0o644)
+	return os.WriteFile(name, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,7 +33,19 @@ var (
 )
 
 // Timeout ends every call of urun that a test makes, so that one that hangs is named.
-var Timeout = 30 * time.Second
+var Timeout = 120 * slow() * time.Second
+
+// Patience lengthens a time limit on slow machines.
+func Patience(limit time.Duration) time.Duration { return limit * slow() }
+
+// slow is by how much more patient to be than on an ordinary machine ($URUN_TEST_SLOW): emulated ones are ten times slower.
+func slow() time.Duration {
+	n, err := strconv.Atoi(os.Getenv("URUN_TEST_SLOW"))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return time.Duration(n)
+}
 
 // Main runs the tests of a package between making and removing what they share. It is called by TestMain.
 func Main(m *testing.M) int {
@@ -259,9 +272,10 @@ func Ranges(t testing.TB) bool {
 	return len(fields) > 3 || fields[2] != "1"
 }
 
-// Eventually waits, at most for the time, until the condition holds.
+// Eventually waits, at most for the time (longer on slow machines), until the condition holds.
 func Eventually(t testing.TB, limit time.Duration, what string, holds func() bool) {
 	t.Helper()
+	limit = Patience(limit)
 	for end := time.Now().Add(limit); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("after %v still not: %s", limit, what)

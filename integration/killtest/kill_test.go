@@ -28,6 +28,11 @@ import (
 // be found, and what is dead does not stay as a zombie.
 func TestMain(m *testing.M) {
 	const below = "URUN_KILLTEST_BELOW"
+	// Nothing that stays ready for the next container is to be taken for a leftover.
+	if err := os.Setenv("URUN_LINGER", "0s"); err != nil {
+		fmt.Fprintf(os.Stderr, "killtest: %v\n", err)
+		os.Exit(1)
+	}
 	if os.Getenv(below) != "" {
 		os.Exit(harness.Main(m))
 	}
@@ -258,25 +263,27 @@ func look(t *testing.T) world {
 		t.Fatal(err)
 	}
 	w := world{processes: descendants(t), mounts: string(mounts)}
+	scopes := "/sys/fs/cgroup/user.slice/user-" + strconv.Itoa(os.Getuid()) + ".slice/user@*/*/*urun*"
 	for _, pattern := range []string{
 		filepath.Join(harness.Store, "tmp", "*"), filepath.Join(harness.Store, "containers", "*"),
 		"/tmp/urun-" + strconv.Itoa(os.Getuid()) + "*/*",
-		"/sys/fs/cgroup/*urun*", "/sys/fs/cgroup/*/*urun*", "/sys/fs/cgroup/user.slice/user-" + strconv.Itoa(os.Getuid()) + ".slice/user@*/*/*urun*",
+		"/sys/fs/cgroup/*urun*", "/sys/fs/cgroup/*/*urun*", scopes, filepath.Join(scopes, "urun-*"),
 	} {
 		names, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.files = append(w.files, names...)
+		// The scope of a holder stays as long as the holder, for the next container.
+		w.files = append(w.files, slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(filepath.Base(name), "urun-holder-") })...)
 	}
 	return w
 }
 
-// settle waits a little for the kernel to end what is dying, then compares.
+// settle waits for the kernel to end what is dying and for systemd to remove the scopes that have run empty, then compares.
 func settle(t *testing.T, what string, before world, detached bool) {
 	t.Helper()
 	var now world
-	for end := time.Now().Add(3 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(harness.Patience(10 * time.Second)); ; time.Sleep(20 * time.Millisecond) {
 		now = look(t)
 		if detached {
 			// A detached container that no kill hit lives on, rightly: it is removed by name.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The users that root tests as.
@@ -45,15 +46,20 @@ func (a *account) env(st *stage) []string {
 		"TMPDIR=" + filepath.Join(a.home, "tmp"),
 		"URUN_BINARY=" + st.bin("urun"), "URUN_PROBE=" + st.bin("probe"), "URUN_DEMO_IMAGE=" + filepath.Join(st.dir, "demo"),
 		"URUN_TEST_CACHE=" + testCache(a),
+		// Short, so that what should go away does so before the tests' end.
+		"URUN_LINGER=" + lingerTime.String(),
 	}
 	env = append(env, st.env...)
-	for _, name := range []string{"CI", "URUN_KILLS", "URUN_SEED", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"CI", "URUN_KILLS", "URUN_SEED", "URUN_STRESS", "URUN_FSOPS", "URUN_TEST_SLOW", "http_proxy", "https_proxy", "no_proxy"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
 	}
 	return env
 }
+
+// lingerTime is how long urun may keep something ready after the last container.
+const lingerTime = 2 * time.Second
 
 // testCache is where images that take long to make are kept from run to run, for each user its own.
 func testCache(a *account) string {
@@ -220,16 +226,34 @@ func dropRanges(file, name string) error {
 	return nil
 }
 
-// processes lists what tests left running as this account, and ends it: processes that run from the stage, are in it or
-// hold files of it open. Others of the account's are not the tests'.
-func (a *account) processes(st *stage) (left []string) {
+// left lists what tests left running as this account, and ends it. What lingers rightly is waited for.
+func (a *account) left(st *stage) []string {
+	var pids []int
+	var names []string
+	for end := time.Now().Add(lingerTime + 10*time.Second); ; time.Sleep(50 * time.Millisecond) {
+		pids, names = a.processes(st)
+		if len(names) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			names = append(names, err.Error())
+		}
+	}
+	return names
+}
+
+// processes lists those of the account that run from the stage, are in it or hold files of it open. Others of the
+// account's are not the tests'.
+func (a *account) processes(st *stage) (pids []int, names []string) {
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return []string{err.Error()}
+		return nil, []string{err.Error()}
 	}
 	for _, dir := range dirs {
 		fi, err := os.Stat(dir)
-		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid || !uses(dir, st.dir) {
+		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid || !uses(dir, st.dir) && !uses(dir, st.homes) {
 			continue // gone, another's, or not of the tests
 		}
 		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
@@ -238,14 +262,11 @@ func (a *account) processes(st *stage) (left []string) {
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
 		if err != nil {
-			return append(left, err.Error())
+			return pids, append(names, err.Error())
 		}
-		left = append(left, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			left = append(left, err.Error())
-		}
+		pids, names = append(pids, pid), append(names, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
 	}
-	return left
+	return pids, names
 }
 
 // uses reports whether a process, by its directory of /proc, has to do with files below top.

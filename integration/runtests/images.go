@@ -1,33 +1,32 @@
 package main
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
+
+	"github.com/urun-dev/urun/integration/artifact"
 )
 
 // The packages of the image in which programs are tried, besides minbase.
 const toolPackages = "ca-certificates,git,python3,golang-go,npm,postgresql"
 
-// images makes the images under test that take long or need root. One that cannot be made here is named with the
-// reason, and its tests skip.
-func (st *stage) images() error {
-	cache, err := os.UserCacheDir()
+// The packages of the image for make fs-stress.
+const stressPackages = "fio,stress-ng,git"
+
+// images makes those images under test of which each takes long or needs root: debian, tools, nine. One that cannot be
+// made here is named with the reason, and its tests skip.
+func (st *stage) images(names ...string) error {
+	cache, err := artifact.Cache()
 	if err != nil {
-		cache = os.TempDir()
-	}
-	cache = filepath.Join(cache, "urun-test")
-	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return err
 	}
 	for _, prog := range []string{"tarimage", "nineimage"} {
-		if _, err := output("go", "build", "-buildvcs=false", "-trimpath", "-o", st.bin(prog), "./integration/"+prog); err != nil {
+		if _, err := artifact.Output("go", "build", "-buildvcs=false", "-trimpath", "-o", st.bin(prog), "./integration/"+prog); err != nil {
 			return err
 		}
 	}
@@ -38,17 +37,21 @@ func (st *stage) images() error {
 	}{
 		{"URUN_DEBIAN_IMAGE", "debian", func(dir string) error { return st.debian(dir, "1", "") }, []string{"minbase"}},
 		{"URUN_TOOLS_IMAGE", "tools", func(dir string) error { return st.debian(dir, "9", toolPackages) }, []string{"tools", toolPackages}},
+		{"URUN_STRESS_IMAGE", "stress", func(dir string) error { return st.debian(dir, "3", stressPackages) }, []string{"stress", stressPackages}},
 		{"URUN_NINE", "nine", st.nine, nil},
 	} {
+		if !slices.Contains(names, img.name) {
+			continue
+		}
 		key := img.key
 		if key == nil {
-			if key, err = digests(st.bin("nineimage"), st.bin("probe")); err != nil {
+			if key, err = artifact.Digests(st.bin("nineimage"), st.bin("probe")); err != nil {
 				return err
 			}
 		} else if key, err = debianKey(key, st.bin("tarimage")); err != nil {
 			return err
 		}
-		dir, err := cached(cache, img.name, key, img.make)
+		dir, err := artifact.Cached(cache, img.name, key, img.make)
 		if err != nil {
 			fmt.Printf("no %s image: %v\n", img.name, err)
 			continue
@@ -62,82 +65,18 @@ func (st *stage) images() error {
 	return nil
 }
 
-// cached returns a directory that make has filled, now or at an earlier run with the same key. Those of other keys go.
-func cached(cache, name string, key []string, fill func(dir string) error) (string, error) {
-	sum := sha256.Sum256([]byte(strings.Join(key, "\x00")))
-	dir := filepath.Join(cache, fmt.Sprintf("%s-%x", name, sum[:8]))
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	old, err := filepath.Glob(filepath.Join(cache, name+"-*"))
-	if err != nil {
-		return "", err
-	}
-	for _, o := range old {
-		if err := os.RemoveAll(o); err != nil {
-			return "", err
-		}
-	}
-	fmt.Printf("making the %s image, kept for later runs as %s\n", name, dir)
-	tmp := dir + ".tmp"
-	if err := os.MkdirAll(tmp, 0o755); err != nil {
-		return "", err
-	}
-	if err := fill(tmp); err != nil {
-		return "", errors.Join(err, os.RemoveAll(tmp))
-	}
-	return dir, os.Rename(tmp, dir)
-}
-
-func digests(files ...string) (all []string, err error) {
-	for _, name := range files {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, fmt.Sprintf("%x", sha256.Sum256(data)))
-	}
-	return all, nil
-}
-
-// debianSource finds the release and the file with its mirrors, as apt of this machine has them.
-func debianSource() (suite, sources string, err error) {
-	release, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", "", err
-	}
-	for line := range strings.Lines(string(release)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {
-			suite = v
-		}
-	}
-	for _, sources := range []string{"/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"} {
-		data, err := os.ReadFile(sources)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", "", err
-		}
-		if bytes.Contains(data, []byte(suite)) && suite != "" {
-			return suite, sources, nil
-		}
-	}
-	return "", "", fmt.Errorf("apt's sources do not name a mirror of Debian %s", suite)
-}
-
 func debianKey(key []string, program string) ([]string, error) {
-	suite, sources, err := debianSource()
+	suite, sources, err := artifact.DebianSource()
 	if err != nil {
 		return []string{"none"}, nil // making it will say so
 	}
-	d, err := digests(sources, program)
+	d, err := artifact.Digests(sources, program)
 	return append(append(key, suite), d...), err
 }
 
 // debian makes an image with mmdebstrap.
 func (st *stage) debian(dir, layers, packages string) (err error) {
-	suite, sources, err := debianSource()
+	suite, sources, err := artifact.DebianSource()
 	if err != nil {
 		return err
 	}
@@ -151,10 +90,10 @@ func (st *stage) debian(dir, layers, packages string) (err error) {
 	if packages != "" {
 		args = append(args, "--include="+packages)
 	}
-	if _, err := output("mmdebstrap", append(args, suite, file, sources)...); err != nil {
+	if _, err := artifact.Output("mmdebstrap", append(args, suite, file, sources)...); err != nil {
 		return err
 	}
-	_, err = output(st.bin("tarimage"), "-layers", layers, file, dir)
+	_, err = artifact.Output(st.bin("tarimage"), "-layers", layers, file, dir)
 	return err
 }
 
@@ -164,7 +103,7 @@ func (st *stage) nine(dir string) (err error) {
 		return errors.New("the reference is unpacked by umoci as root")
 	}
 	image := filepath.Join(dir, "image")
-	if _, err := output(st.bin("nineimage"), "-probe", st.bin("probe"), image); err != nil {
+	if _, err := artifact.Output(st.bin("nineimage"), "-probe", st.bin("probe"), image); err != nil {
 		return err
 	}
 	work, err := os.MkdirTemp("", "urun-nine-")
@@ -173,7 +112,7 @@ func (st *stage) nine(dir string) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	bundle := filepath.Join(work, "bundle")
-	if _, err := output("umoci", "unpack", "--image", image+":latest", bundle); err != nil {
+	if _, err := artifact.Output("umoci", "unpack", "--image", image+":latest", bundle); err != nil {
 		return err
 	}
 	list, err := os.Create(filepath.Join(dir, "list"))

@@ -1,10 +1,15 @@
 // Runtests compiles the module's tests once, as whoever calls it, and runs them as unprivileged users.
 //
 //	runtests [-run REGEXP] [-users NAME,...] [-keep] PACKAGES...
+//	runtests -prepare DIR -plan FILE
+//	runtests -prepared DIR -plan FILE -users NAME,... [-run REGEXP]
 //
 // Called by root it makes two users if they are not there: urun-test, with ranges of subordinate ids, runs everything;
 // urun-test1, without, runs the packages below integration/ again. Called by a user it runs everything as that user.
 // A skipped test is named with its reason; with CI=true a skip that integration/expected-skips.txt does not list fails.
+//
+// The second and third forms are for the virtual host (integration/host): the one makes, outside, a directory with all
+// that the tests of a plan need; the other runs them, inside, where there is no Go.
 package main
 
 import (
@@ -24,18 +29,21 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/urun-dev/urun/integration/artifact"
 )
 
 func main() {
-	run := flag.String("run", "", "only the tests whose name matches this `regexp`")
-	users := flag.String("users", "", "run as these `users`, separated by commas, instead of the test users (root only)")
-	keep := flag.Bool("keep", false, "leave the working directory for inspection")
+	var o options
+	flag.StringVar(&o.run, "run", "", "only the tests whose name matches this `regexp`")
+	flag.StringVar(&o.users, "users", "", "run as these `users`, separated by commas, instead of the test users (root only)")
+	flag.BoolVar(&o.keep, "keep", false, "leave the working directory for inspection")
+	flag.StringVar(&o.plan, "plan", "", "a `file` of lines USER PACKAGE REGEXP: what to run in the virtual host")
+	flag.StringVar(&o.prepare, "prepare", "", "put all that the plan's tests need into a `directory`, and run nothing")
+	flag.StringVar(&o.prepared, "prepared", "", "the `directory` that -prepare made")
 	flag.Parse()
-	if flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "usage: runtests [-run REGEXP] [-users NAME,...] [-keep] PACKAGES...")
-		os.Exit(2)
-	}
-	ok, err := testAll(*run, *users, *keep, flag.Args())
+	o.packages = flag.Args()
+	ok, err := o.do()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "runtests: %v\n", err)
 		os.Exit(1)
@@ -45,13 +53,33 @@ func main() {
 	}
 }
 
-func testAll(run, users string, keep bool, patterns []string) (ok bool, err error) {
+type options struct {
+	run, users              string
+	keep                    bool
+	plan, prepare, prepared string
+	packages                []string
+}
+
+func (o options) do() (ok bool, err error) {
+	planned := o.plan != ""
+	switch {
+	case planned && o.prepare != "" && o.prepared == "" && len(o.packages) == 0:
+		return true, o.prepareStage()
+	case planned && o.prepared != "" && o.prepare == "" && o.users != "" && len(o.packages) == 0:
+		return o.testPrepared()
+	case planned || o.prepare != "" || o.prepared != "" || len(o.packages) == 0:
+		return false, errors.New("usage: runtests [-run REGEXP] [-users NAME,...] [-keep] PACKAGE, one or more")
+	}
+	return o.testAll()
+}
+
+func (o options) testAll() (ok bool, err error) {
 	start := time.Now()
 	skips, err := readSkips("integration/expected-skips.txt")
 	if err != nil {
 		return false, err
 	}
-	accounts, err := testAccounts(users)
+	accounts, err := testAccounts(o.users)
 	if err != nil {
 		return false, err
 	}
@@ -59,15 +87,15 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if keep {
+	if o.keep {
 		fmt.Println("working directory:", st.dir)
 	} else {
-		defer func() { err = errors.Join(err, st.remove()) }()
+		defer func() { err = errors.Join(err, removeTree(st.dir)) }()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 
-	pkgs, err := listTests(patterns)
+	pkgs, err := listTests(o.packages)
 	if err != nil {
 		return false, err
 	}
@@ -75,7 +103,13 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 		return false, err
 	}
 	if slices.ContainsFunc(pkgs, func(p testPackage) bool { return p.rel == "integration" }) {
-		if err := st.images(); err != nil {
+		if err := st.images("debian", "tools", "nine"); err != nil {
+			return false, err
+		}
+	}
+
+	if os.Getenv("URUN_FS_STRESS") != "" {
+		if err := st.images("stress"); err != nil {
 			return false, err
 		}
 	}
@@ -91,37 +125,40 @@ func testAll(run, users string, keep bool, patterns []string) (ok bool, err erro
 		}
 		switch {
 		case p.needsGo:
-			r.test(p, bin, pass{kind: "caller", run: run})
+			r.test(p, bin, pass{kind: "caller", run: o.run})
 		case within(p.rel, "integration"):
 			for _, a := range accounts {
-				r.test(p, bin, pass{kind: a.kind(), as: a, run: run})
+				r.test(p, bin, pass{kind: a.kind(), as: a, run: o.run})
 			}
 		default:
-			r.test(p, bin, pass{kind: accounts[0].kind(), as: accounts[0], run: run})
+			r.test(p, bin, pass{kind: accounts[0].kind(), as: accounts[0], run: o.run})
 		}
-		if run == "" && os.Getuid() == 0 {
+		if o.run == "" && os.Getuid() == 0 {
 			for _, more := range rootPasses(p.rel, accounts[0]) {
 				r.test(p, bin, more)
 			}
 		}
 	}
-	for _, a := range accounts {
-		if left := a.processes(st); len(left) > 0 {
+	return r.verdict(len(pkgs), start), nil
+}
+
+// verdict says how it all went, and whether that is well.
+func (r *runner) verdict(packages int, start time.Time) bool {
+	names := make([]string, len(r.stage.accounts))
+	for i, a := range r.stage.accounts {
+		names[i] = a.String()
+		if left := a.left(r.stage); len(left) > 0 {
 			fmt.Printf("FAIL\tprocesses left by %s:\n    %s\n", a, strings.Join(left, "\n    "))
 			r.failed++
 		}
-	}
-	names := make([]string, len(accounts))
-	for i, a := range accounts {
-		names[i] = a.String()
 	}
 	verdict := "ok"
 	if r.failed > 0 || r.passed == 0 {
 		verdict = "FAIL"
 	}
-	fmt.Printf("%s\t%d packages, %d tests passed, %d skipped, %d failures, as %s, in %s\n", verdict, len(pkgs), r.passed, r.skipped,
+	fmt.Printf("%s\t%d packages, %d tests passed, %d skipped, %d failures, as %s, in %s\n", verdict, packages, r.passed, r.skipped,
 		r.failed, strings.Join(names, " and "), time.Since(start).Round(time.Second))
-	return verdict == "ok", nil
+	return verdict == "ok"
 }
 
 func within(p, root string) bool { return p == root || strings.HasPrefix(p, root+"/") }
@@ -135,7 +172,7 @@ type testPackage struct {
 
 func listTests(patterns []string) ([]testPackage, error) {
 	args := append([]string{"list", "-f", "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}"}, patterns...)
-	out, err := output("go", args...)
+	out, err := artifact.Output("go", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +201,7 @@ func listTests(patterns []string) ([]testPackage, error) {
 // stage is a directory that the users under test can read, and where each has a home of its own.
 type stage struct {
 	dir      string
+	homes    string // where the accounts' homes are; dir, unless that is read-only
 	accounts []*account
 	env      []string // where the images are
 }
@@ -174,35 +212,39 @@ func newStage(accounts []*account) (*stage, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &stage{dir: dir, accounts: accounts}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, errors.Join(err, st.remove())
-	}
-	for _, a := range accounts {
-		a.home = filepath.Join(dir, a.name)
-		for _, d := range []string{a.home, filepath.Join(a.home, "tmp")} {
-			if err := errors.Join(os.Mkdir(d, 0o755), os.Chown(d, int(a.uid), int(a.gid))); err != nil {
-				return nil, errors.Join(err, st.remove())
-			}
-		}
+	st := &stage{dir: dir, homes: dir, accounts: accounts}
+	if err := errors.Join(os.Chmod(dir, 0o755), st.makeHomes()); err != nil {
+		return nil, errors.Join(err, removeTree(dir))
 	}
 	return st, nil
 }
 
-// remove deletes the stage. Root may meet directories that a user made unreadable, a user may not: both are opened first.
-func (st *stage) remove() error {
-	err := filepath.WalkDir(st.dir, func(p string, d os.DirEntry, err error) error {
+func (st *stage) makeHomes() error {
+	for _, a := range st.accounts {
+		a.home = filepath.Join(st.homes, a.name)
+		for _, d := range []string{a.home, filepath.Join(a.home, "tmp")} {
+			if err := errors.Join(os.Mkdir(d, 0o755), os.Chown(d, int(a.uid), int(a.gid))); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeTree deletes a directory. Root may meet directories that a user made unreadable, a user may not: both are opened first.
+func removeTree(dir string) error {
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			return os.Chmod(p, 0o700)
 		}
 		return err
 	})
-	return errors.Join(err, os.RemoveAll(st.dir))
+	return errors.Join(err, os.RemoveAll(dir))
 }
 
 // fill copies the sources, which tests may read as data, and builds what all tests share.
 func (st *stage) fill() error {
-	list, err := output("git", "-c", "safe.directory=*", "ls-files", "-z", "-co", "--exclude-standard")
+	list, err := artifact.Output("git", "-c", "safe.directory=*", "ls-files", "-z", "-co", "--exclude-standard")
 	if err != nil {
 		return err
 	}
@@ -215,19 +257,22 @@ func (st *stage) fill() error {
 		return err
 	}
 	for _, prog := range []string{"probe", "demoimage"} {
-		if _, err := output("go", "build", "-buildvcs=false", "-trimpath", "-o", st.bin(prog), "./integration/"+prog); err != nil {
+		if _, err := artifact.Output("go", "build", "-buildvcs=false", "-trimpath", "-o", st.bin(prog), "./integration/"+prog); err != nil {
 			return err
 		}
 	}
-	_, err = output(st.bin("demoimage"), "-probe", st.bin("probe"), filepath.Join(st.dir, "demo"))
+	_, err = artifact.Output(st.bin("demoimage"), "-probe", st.bin("probe"), filepath.Join(st.dir, "demo"))
 	return err
 }
 
 func (st *stage) bin(name string) string { return filepath.Join(st.dir, "bin", name) }
 
+// tests is the path of a package's compiled tests.
+func (st *stage) tests(rel string) string { return st.bin(strings.ReplaceAll(rel, "/", "-") + ".test") }
+
 func (st *stage) compile(p testPackage) (string, error) {
-	bin := st.bin(strings.ReplaceAll(p.rel, "/", "-") + ".test")
-	_, err := output("go", "test", "-c", "-buildvcs=false", "-o", bin, "./"+p.rel)
+	bin := st.tests(p.rel)
+	_, err := artifact.Output("go", "test", "-c", "-buildvcs=false", "-o", bin, "./"+p.rel)
 	return bin, err
 }
 
@@ -245,6 +290,7 @@ type pass struct {
 	kind    string   // what expected-skips.txt calls it
 	as      *account // nil: the caller
 	systemd bool     // under a systemd in namespaces, made by root
+	login   bool     // in a login session of the virtual host
 	run     string   // only tests that match; "" is all
 }
 
@@ -271,7 +317,7 @@ func (p pass) String() string {
 
 // command makes the call of a package's compiled tests.
 func (r *runner) command(p testPackage, bin string, how pass) *exec.Cmd {
-	args := []string{"-test.v", "-test.timeout=10m"}
+	args := []string{"-test.v", "-test.timeout=20m"}
 	if how.run != "" {
 		args = append(args, "-test.run="+how.run)
 	}
@@ -284,6 +330,11 @@ func (r *runner) command(p testPackage, bin string, how pass) *exec.Cmd {
 		script := filepath.Join(r.stage.dir, "src/integration/systemd-ns.sh")
 		env := append([]string{"--user", how.as.name, "env"}, how.as.env(r.stage)...)
 		cmd = exec.CommandContext(r.ctx, script, append(append(env, bin), args...)...)
+		cmd.Dir = filepath.Join(r.stage.dir, "src", p.rel)
+	case how.login:
+		// as-user adds what a login would, and env has the last word.
+		words := append([]string{how.as.name, "env"}, how.as.env(r.stage)...)
+		cmd = exec.CommandContext(r.ctx, "as-user", append(append(words, bin), args...)...)
 		cmd.Dir = filepath.Join(r.stage.dir, "src", p.rel)
 	default:
 		cmd.Env = how.as.env(r.stage)
@@ -411,18 +462,6 @@ func parse(log []byte) (res result) {
 		}
 	}
 	return res
-}
-
-func output(name string, args ...string) (string, error) {
-	cmd := exec.Command(name, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("%s: %w\n%s%s", strings.Join(cmd.Args, " "), err, out, stderr.String())
-	}
-	return string(out), nil
 }
 
 // copyFile copies a file or a symbolic link, making what is above it.

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Runs urun where the tests' own machine can not show it: on Debian's kernel, with / on the initramfs (which
-# pivot_root refuses), as an ordinary user without subordinate ids in a delegated cgroup subtree with all
-# controllers. The whole machine is a kernel and an initramfs with busybox and urun; software emulation, 15-30 s.
+# Runs urun where neither the tests' own machine nor the virtual host (integration/host) can show it: with / on the
+# initramfs (which pivot_root refuses), as on diskless compute nodes, as an ordinary user without subordinate ids in a
+# delegated cgroup subtree with all controllers and without systemd, as a batch system gives it. The whole machine is a
+# kernel and an initramfs with busybox and urun; software emulation, 15-30 s.
 #
-#   integration/run-vm.sh [URUN-BINARY]
+#   integration/initramfs.sh [URUN-BINARY]
 #
-# Needs the packages qemu-system-x86 and busybox-static, and downloads Debian's cloud kernel by apt-get once, to
+# Needs the packages qemu-system-x86, busybox-static and kmod, and gets Debian's cloud kernel (KERNEL=6.1) by apt once, to
 # ~/.cache/urun-test. Exit status 77: something is missing; the last line on stderr names it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,18 +20,24 @@ command -v qemu-system-x86_64 >/dev/null || missing "qemu (apt-get install --no-
 command -v busybox >/dev/null || missing "busybox (apt-get install busybox-static)"
 [ -x "$urun" ] || missing "$urun (make build)"
 
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/urun-test/vm
-mkdir -p "$cache"
-if [ ! -e "$cache/done" ]; then
+series=${KERNEL:-6.1}
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/urun-test/initramfs-kernel-$series
+if [ ! -e "$cache" ]; then
 	work=$(mktemp -d)
-	package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
-	(cd "$work" && apt-get download "$package" >/dev/null 2>&1 && dpkg-deb -x ./*.deb x) || missing "the package linux-image-cloud-amd64 in apt's sources"
-	cp "$work"/x/boot/vmlinuz-* "$cache/vmlinuz"
+	integration/host/kernel.sh "$series" "$work" >&2 || missing "Debian's kernel $series in apt's sources"
+	mkdir -p "$cache.tmp"
+	cp "$work/vmlinuz" "$cache.tmp"
 	for module in fs/fuse/fuse fs/overlayfs/overlay drivers/net/tun; do
-		cp "$work"/x/lib/modules/*/kernel/$module.ko "$cache"
+		# Built into some kernels, compressed in others.
+		for file in "$work"/modules/*/kernel/$module.ko*; do
+			case $file in
+			*.ko.xz) xz -dc "$file" >"$cache.tmp/${module##*/}.ko" ;;
+			*.ko) cp "$file" "$cache.tmp" ;;
+			esac
+		done
 	done
 	rm -rf "$work"
-	touch "$cache/done"
+	mv "$cache.tmp" "$cache"
 fi
 
 root=$(mktemp -d)

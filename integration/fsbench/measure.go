@@ -1,0 +1,334 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// results is what the measuring process says.
+type results struct {
+	Seconds map[string]map[string][]float64 // what -> way -> times
+	Kernel  string
+	CPUs    int
+	Load    [2]string
+	Took    time.Duration
+	Nodes   int
+	Tools   []string
+	Server  map[string]memory // after a walk over 100,000 nodes
+}
+
+// memory is that of a process, in bytes.
+type memory struct{ RSS, PSS, Anonymous int64 }
+
+// A session is a new container that runs loads one after the other.
+type session struct {
+	name  string
+	image string
+	loads []string
+	ways  []string
+}
+
+var ours = []string{overlay, union}
+
+// sessions are all that is measured. A load with a prime finds warm what the one before it read; a number after a star
+// repeats it.
+func sessions() []session {
+	return []session{
+		{"find", "system", []string{"find", "find'*5"}, ways},
+		{"stat", "system", []string{"stat", "stat'*5"}, ways},
+		{"ls", "system", []string{"ls", "ls'*2"}, ways},
+		{"xattr", "xattr", []string{"find", "find'*5", "stat", "stat'*5", "ls", "ls'*2"}, []string{kernel, overlay, union}},
+		{"tar", "system", []string{"tar", "tar'*2"}, ways},
+		{"python", "system", []string{"python", "python'*20"}, ways},
+		{"read", "system", []string{"read"}, ways},
+		{"random", "system", []string{"random"}, ways},
+		{"clients", "system", []string{"clients"}, ways},
+		{"write", "system", []string{"create", "unlink", "untar", "rm", "rename", "clone", "status"}, ways},
+		{"copyup", "system", []string{"copyup"}, ways},
+		{"mv", "system", []string{"mv"}, ways},
+		{"rmlower", "system", []string{"rmlower"}, ways},
+		{"one layer", "one", []string{"stat", "stat'*5"}, ours},
+		{"60 layers", "sixty", []string{"stat", "stat'*5"}, ours},
+	}
+}
+
+func measureMain(args []string) error {
+	b := &bench{images: map[string]pulled{}}
+	if err := json.Unmarshal([]byte(args[0]), &b.options); err != nil {
+		return err
+	}
+	if os.Getuid() == 0 {
+		return errors.New("measure: not as root")
+	}
+	start := time.Now()
+	r := &results{Seconds: map[string]map[string][]float64{}, CPUs: runtime.NumCPU(), Server: map[string]memory{}}
+	r.Load[0] = load()
+	var err error
+	if b.memory, err = os.MkdirTemp("/dev/shm", "urun-fsbench-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.memory)
+	if err := b.prepare(); err != nil {
+		return err
+	}
+	r.Nodes = b.images["system"].Nodes
+	if err := b.all(r); err != nil {
+		return err
+	}
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return err
+	}
+	r.Kernel = unix.ByteSliceToString(u.Release[:])
+	for _, c := range [][]string{{b.Urun, "version"}, {"fuse-overlayfs", "--version"}} {
+		out, err := output(exec.Command(c[0], c[1:]...))
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(out) { // the peer names its mount helper first
+			if strings.HasPrefix(line, filepath.Base(c[0])) {
+				r.Tools = append(r.Tools, strings.TrimSpace(line))
+			}
+		}
+	}
+	r.Load[1], r.Took = load(), time.Since(start)
+	return json.NewEncoder(os.Stdout).Encode(r)
+}
+
+func load() string {
+	raw, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Fields(string(raw))[0]
+}
+
+// prepare makes the images, the store with its writable layers on a tmpfs, and the tools.
+func (b *bench) prepare() error {
+	store, uppers := filepath.Join(b.Dir, "store"), filepath.Join(b.memory, "containers")
+	b.tools = filepath.Join(b.Dir, "tools")
+	if err := errors.Join(os.MkdirAll(store, 0o755), os.MkdirAll(b.tools, 0o755), os.Mkdir(uppers, 0o755),
+		os.RemoveAll(filepath.Join(store, "containers")), os.Symlink(uppers, filepath.Join(store, "containers")), os.RemoveAll(filepath.Join(b.tools, "fsbench")),
+		os.Setenv("URUN_ROOT", store), os.Setenv("XDG_RUNTIME_DIR", b.memory)); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := copyProgram(self, filepath.Join(b.tools, "fsbench")); err != nil {
+		return err
+	}
+	list := filepath.Join(b.Dir, "images.json")
+	if raw, err := os.ReadFile(list); err == nil { // kept from an earlier time
+		return json.Unmarshal(raw, &b.images)
+	}
+	if err := b.sources(); err != nil {
+		return err
+	}
+	system := systemLayers()
+	for _, i := range []struct {
+		name   string
+		layers []layerFunc
+		unpack bool
+	}{
+		{"system", system, true},
+		{"xattr", append(slices.Clone(system[:3]), withXattr), true},
+		{"one", plainLayers(10_000, 1), false},
+		{"sixty", plainLayers(10_000, 60), false},
+		{"large", plainLayers(99_000, 4), false},
+	} {
+		fmt.Fprintf(os.Stderr, "fsbench: image %s\n", i.name)
+		if err := b.image(i.name, i.layers, i.unpack); err != nil {
+			return fmt.Errorf("image %s: %w", i.name, err)
+		}
+	}
+	raw, err := json.Marshal(b.images)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(list, raw, 0o644)
+}
+
+func (b *bench) image(name string, layers []layerFunc, unpack bool) error {
+	dir := filepath.Join(b.Dir, "image-"+name)
+	img, err := makeImage(dir, layers...)
+	if err != nil {
+		return err
+	}
+	if err := img.listPaths(filepath.Join(b.tools, "paths-"+name)); err != nil {
+		return err
+	}
+	id, err := output(b.urun("pull", "--quiet", img.name))
+	if err != nil {
+		return err
+	}
+	p := pulled{ID: strings.TrimSpace(id), Nodes: img.nodes}
+	for i, layer := range img.layers {
+		if !unpack {
+			break
+		}
+		tree := filepath.Join(b.Dir, fmt.Sprintf("tree-%s-%d", name, i))
+		if err := os.Mkdir(tree, 0o755); err != nil {
+			return err
+		}
+		args := append(inNamespace(), "tar", "--xattrs", "--xattrs-include=user.*", "-xpf", layer, "-C", tree)
+		if err := command("unshare", args...); err != nil {
+			return err
+		}
+		p.Trees = append(p.Trees, tree)
+	}
+	b.images[name] = p
+	return os.RemoveAll(filepath.Join(dir, "layout"))
+}
+
+// sources makes the tar that is unpacked and the repository that is cloned.
+func (b *bench) sources() error {
+	const script = `set -e; cd "$1"; mkdir src; for d in $(seq 30); do mkdir src/$d; for f in $(seq 100); do echo "file $f of $d" >src/$d/$f; done; done
+tar -cf src.tar src; git init -q src; git -C src add .; git -C src -c user.name=x -c user.email=x@example.com commit -q -m all; git clone -q --bare src repo.git; rm -rf src`
+	return command("sh", "-c", script, "sh", b.tools)
+}
+
+// all runs the sessions by turns: each round has one of each way.
+func (b *bench) all(r *results) error {
+	only := regexp.MustCompile(b.Only)
+	for _, s := range sessions() {
+		if !only.MatchString(s.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "fsbench: %s (load %s)\n", s.name, load())
+		if err := os.Rename(filepath.Join(b.tools, "paths-"+s.image), filepath.Join(b.tools, "paths")); err != nil {
+			return err
+		}
+		for range b.Runs {
+			for _, way := range s.ways {
+				if err := b.session(r, s, way); err != nil {
+					return err
+				}
+			}
+		}
+		if err := os.Rename(filepath.Join(b.tools, "paths"), filepath.Join(b.tools, "paths-"+s.image)); err != nil {
+			return err
+		}
+	}
+	if only.MatchString("second") {
+		if err := b.second(r); err != nil {
+			return err
+		}
+	}
+	if only.MatchString("memory") {
+		return b.serverMemory(r)
+	}
+	return nil
+}
+
+func (b *bench) session(r *results, s session, way string) error {
+	times, err := b.run(way, s.image, s.loads...)
+	if err != nil {
+		return err
+	}
+	for _, t := range times {
+		name, count := t.Name, 1.0
+		if base, n, ok := strings.Cut(t.Name, "*"); ok {
+			name = base
+			if count, err = strconv.ParseFloat(n, 64); err != nil {
+				return err
+			}
+		}
+		r.add(s.name+" "+name, way, t.Seconds/count)
+	}
+	return nil
+}
+
+func (r *results) add(what, way string, seconds float64) {
+	if r.Seconds[what] == nil {
+		r.Seconds[what] = map[string][]float64{}
+	}
+	r.Seconds[what][way] = append(r.Seconds[what][way], seconds)
+}
+
+// second measures the first touch of a second container, and the same once more in it.
+func (b *bench) second(r *results) error {
+	fmt.Fprintf(os.Stderr, "fsbench: second container (load %s)\n", load())
+	if err := os.Setenv("URUN_LINGER", "1m"); err != nil {
+		return err
+	}
+	if _, err := b.run(overlay, "system", "tar"); err != nil {
+		return err
+	}
+	for range b.Runs {
+		if err := b.session(r, session{name: "second", image: "system", loads: []string{"tar", "tar'"}}, overlay); err != nil {
+			return err
+		}
+	}
+	return b.endHolder()
+}
+
+// endHolder ends what lingers: it ends with a container that says so.
+func (b *bench) endHolder() error {
+	if err := os.Setenv("URUN_LINGER", "0s"); err != nil {
+		return err
+	}
+	_, err := b.run(overlay, "system", "python")
+	return err
+}
+
+var servers = regexp.MustCompile(`(?m)^image server: +process (\d+)`)
+
+// serverMemory looks at the image server when all of a large image has been walked over.
+func (b *bench) serverMemory(r *results) error {
+	fmt.Fprintf(os.Stderr, "fsbench: memory\n")
+	if err := os.Setenv("URUN_LINGER", "1m"); err != nil {
+		return err
+	}
+	if err := os.Rename(filepath.Join(b.tools, "paths-large"), filepath.Join(b.tools, "paths")); err != nil {
+		return err
+	}
+	cmd := b.urun("run", "--rm", "--pull", "never", "--network", "none", "-v", b.tools+":/tools:ro", b.images["large"].ID, "/tools/fsbench", "load", "walk")
+	if _, err := output(cmd); err != nil {
+		return err
+	}
+	out, err := output(b.urun("info"))
+	if err != nil {
+		return err
+	}
+	m := servers.FindStringSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("no image server runs:\n%s", out)
+	}
+	if r.Server[overlay], err = memoryOf(m[1]); err != nil {
+		return err
+	}
+	return b.endHolder()
+}
+
+func memoryOf(pid string) (m memory, err error) {
+	raw, err := os.ReadFile("/proc/" + pid + "/smaps_rollup")
+	if err != nil {
+		return m, err
+	}
+	for line := range strings.Lines(string(raw)) {
+		for name, into := range map[string]*int64{"Rss:": &m.RSS, "Pss:": &m.PSS, "Anonymous:": &m.Anonymous} {
+			if f := strings.Fields(line); len(f) == 3 && f[0] == name {
+				kb, err := strconv.ParseInt(f[1], 10, 64)
+				if err != nil {
+					return m, err
+				}
+				*into = kb << 10
+			}
+		}
+	}
+	return m, nil
+}

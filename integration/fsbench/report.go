@@ -1,0 +1,143 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The part of the document between these lines is this program's.
+const (
+	beginMark = "<!-- made by `make bench-fs`: begin -->\n"
+	endMark   = "<!-- made by `make bench-fs`: end -->\n"
+)
+
+// row is a line of the table: what was measured, and the most that urun's two ways may take, as a ratio to the kernel's.
+// Below is the share of fuse-overlayfs's time that the union may take; 0 is no target.
+type row struct {
+	key, text            string
+	overlay, union, peer float64
+}
+
+var rows = []row{
+	{"write create", "create 5,000 files", 1.1, 4, 0.5},
+	{"write unlink", "remove them", 1.1, 4, 0.5},
+	{"write untar", "untar 3,000 files", 1.1, 4, 0.5},
+	{"write rm", "rm -rf of them", 1.1, 4, 0.5},
+	{"write rename", "make and rename 1,000 directories", 1.1, 4, 0.5},
+	{"write clone", "git clone", 1.1, 4, 0.5},
+	{"write status", "git status", 0, 0, 0},
+	{"rmlower rmlower", "rm -rf of 5,000 files of the image", 0, 0, 0},
+	{"find find'", "find, warm", 1.0, 0.8, 0},
+	{"stat stat'", "stat of all, warm", 1.0, 0.8, 0},
+	{"ls ls'", "ls -lR /usr, warm", 1.0, 0.8, 0},
+	{"xattr find'", "find, warm, xattrs in a layer", 1.0, 0.8, 0},
+	{"xattr stat'", "stat of all, warm, xattrs in a layer", 1.0, 0.8, 0},
+	{"xattr ls'", "ls -lR /usr, warm, xattrs in a layer", 1.0, 0.8, 0},
+	{"find find", "find, fresh", 3, 3, 0},
+	{"stat stat", "stat of all, fresh", 1.3, 1.3, 0},
+	{"ls ls", "ls -lR /usr, fresh", 0, 0, 0},
+	{"tar tar'", "tar of /usr, warm", 1.1, 1.3, 0},
+	{"tar tar", "tar of /usr, fresh", 1.5, 1.8, 0},
+	{"python python'", "python start, warm", 1.0, 1.1, 0},
+	{"python python", "python start, fresh", 1.2, 1.3, 0},
+	{"read read", "sequential read of 512 MB, fresh", 3, 3, 0},
+	{"random random", "20,000 random 4k reads of it, fresh", 12, 12, 0},
+	{"clients clients", "64 clients read all small files, fresh", 0, 0, 0},
+	{"copyup copyup", "first write of one byte into 512 MB", 1.2, 0.5, 0},
+	{"mv mv", "mv of a directory of the image, 2,000 files", 1.5, 0.2, 0},
+}
+
+func median(v []float64) float64 {
+	s := slices.Clone(v)
+	slices.Sort(s)
+	return s[len(s)/2]
+}
+
+func render(r *results) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Made by `make bench-fs` in one run of %s. Kernel %s, %d CPUs; load average %s before, %s after. %s.\n",
+		r.Took.Round(time.Second), r.Kernel, r.CPUs, r.Load[0], r.Load[1], strings.Join(r.Tools, "; "))
+	fmt.Fprintf(&b, "The image: %d names in 4 layers. Seconds are medians; in parentheses the ratio to the kernel's overlayfs over unpacked trees, and whether it met its target.\n\n", r.Nodes)
+	b.WriteString("| what | kernel overlayfs, unpacked | urun, `overlay` | urun, `fuse` | fuse-overlayfs, unpacked |\n|---|---|---|---|---|\n")
+	for _, w := range rows {
+		times := r.Seconds[w.key]
+		if len(times) == 0 {
+			continue
+		}
+		base := median(times[kernel])
+		fmt.Fprintf(&b, "| %s | %.3f | %s | %s | %s |\n", w.text, base, cell(times[overlay], base, w.overlay), cellUnion(times, base, w), cell(times[peer], base, 0))
+	}
+	renderRest(&b, r)
+	return b.String()
+}
+
+func cell(times []float64, base, target float64) string {
+	if len(times) == 0 {
+		return ""
+	}
+	m := median(times)
+	text := fmt.Sprintf("%.3f (%.2f", m, m/base)
+	switch {
+	case target == 0:
+	case m/base <= target:
+		text += fmt.Sprintf(" ≤ %.1f", target)
+	default:
+		text += fmt.Sprintf(" **> %.1f**", target)
+	}
+	return text + ")"
+}
+
+// cellUnion has two targets where fuse-overlayfs is one of them.
+func cellUnion(times map[string][]float64, base float64, w row) string {
+	text := cell(times[union], base, w.union)
+	if w.peer == 0 || len(times[union]) == 0 || len(times[peer]) == 0 {
+		return text
+	}
+	share := median(times[union]) / median(times[peer])
+	sign := "≤"
+	if share > w.peer {
+		sign = "**>**"
+	}
+	return strings.TrimSuffix(text, ")") + fmt.Sprintf("; %.2f %s %.1f of fuse-overlayfs)", share, sign, w.peer)
+}
+
+// renderRest is what has no peer.
+func renderRest(b *strings.Builder, r *results) {
+	var lines []string
+	for _, way := range ours {
+		for _, state := range []struct{ key, text string }{{"stat'", "warm"}, {"stat", "fresh"}} {
+			one, sixty := r.Seconds["one layer "+state.key][way], r.Seconds["60 layers "+state.key][way]
+			if len(one) > 0 && len(sixty) > 0 {
+				lines = append(lines, fmt.Sprintf("| stat of 10,000 files in 60 layers, against 1, `%s`, %s | %.2f (target ≤ 1.05) |", way, state.text, median(sixty)/median(one)))
+			}
+		}
+	}
+	if first, warm := r.Seconds["second tar"][overlay], r.Seconds["second tar'"][overlay]; len(first) > 0 {
+		lines = append(lines, fmt.Sprintf("| tar of /usr, first in a second container, against the same again (`overlay`) | %.2f (target: as fast as warm) |", median(first)/median(warm)))
+	}
+	if m, ok := r.Server[overlay]; ok {
+		mb := func(n int64) float64 { return float64(n) / 1e6 }
+		lines = append(lines, fmt.Sprintf("| memory of the image server after a walk over an image of 100,000 nodes | PSS %.1f MB, RSS %.1f MB, of it anonymous %.1f MB (target ≤ 40 MB) |", mb(m.PSS), mb(m.RSS), mb(m.Anonymous)))
+	}
+	if len(lines) > 0 {
+		fmt.Fprintf(b, "\n| what | |\n|---|---|\n%s\n", strings.Join(lines, "\n"))
+	}
+}
+
+// rewrite puts text between the markers of the document.
+func rewrite(name, text string) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(data), beginMark)
+	_, after, ok2 := strings.Cut(rest, endMark)
+	if !ok1 || !ok2 {
+		return errors.New(name + ": the markers of the measured part are not there")
+	}
+	return os.WriteFile(name, []byte(before+beginMark+"\n"+text+"\n"+endMark+after), 0o644)
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The part of the document between these lines is this program's.
+const (
+	beginMark = "<!-- made by `make bench-net`: begin -->\n"
+	endMark   = "<!-- made by `make bench-net`: end -->\n"
+)
+
+// target is what a ratio of two medians is to reach.
+type target struct {
+	what         string
+	figure, a, b string
+	bound        float64
+	atMost       bool
+}
+
+var targets = []target{
+	{what: "3 x slirp4netns at MTU 65520", figure: out1, a: "urun, kernel", b: "slirp4netns, MTU 65520", bound: 3},
+	{what: "the same, 8 streams", figure: out8, a: "urun, kernel", b: "slirp4netns, MTU 65520", bound: 3},
+	{what: "1.2 x pasta's splice", figure: out1, a: "urun, kernel", b: "pasta, splice", bound: 1.2},
+	{what: "the same, 8 streams", figure: out8, a: "urun, kernel", b: "pasta, splice", bound: 1.2},
+	{what: "0.65 x a veth pair by root", figure: out1, a: "urun, kernel", b: "veth by root", bound: 0.65},
+	{what: "the same, 8 streams", figure: out8, a: "urun, kernel", b: "veth by root", bound: 0.65},
+	{what: "netstack at MTU 1500: 7 x slirp4netns at 1500", figure: out1, a: "urun, netstack", b: "slirp4netns, MTU 1500", bound: 7},
+	{what: "published TCP: rootlesskit's builtin", figure: pub1, a: "urun, kernel", b: "rootlesskit builtin", bound: 1},
+	{what: "connects: 5,000 where loopback has 8,000", figure: conn, a: "urun, kernel", b: "host loopback", bound: 5.0 / 8},
+	{what: "round trip: 60 us where pasta has 67", figure: rtt, a: "urun, kernel", b: "pasta, splice", bound: 60.0 / 67, atMost: true},
+	{what: "DNS: 12,000 where pasta has 10,000", figure: lookups, a: "urun, kernel", b: "pasta, tap", bound: 1.2},
+}
+
+func (m *measurer) render() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Made by `make bench-net` in one run of %s; load average %s before, %s after. Kernel %s.\n", m.took.Round(time.Second), m.load[0], m.load[1], m.kernel)
+	if v, err := strconv.ParseFloat(m.load[0], 64); err != nil || v > 0.5*float64(runtime.NumCPU()) {
+		b.WriteString("**The machine was busy with other work**, which meets those most that need the most processes for a byte: only a quiet machine's figures say anything.\n")
+	}
+	fmt.Fprintf(&b, "%s.\nMedians of %d rounds, each measurement %s long, by turns.\n\n", strings.Join(m.versions, "; "), m.rounds, m.span)
+	columns := []struct{ name, unit string }{}
+	for _, f := range figures {
+		columns = append(columns, struct{ name, unit string }{f.name, f.unit})
+		if f.name == out8 {
+			columns = append(columns, struct{ name, unit string }{outCPU, ""})
+		}
+	}
+	b.WriteString("| |")
+	for _, c := range columns {
+		fmt.Fprintf(&b, " %s |", strings.TrimSpace(c.name+" "+c.unit))
+	}
+	b.WriteString(" helper's memory MB, idle / highest |\n|---|" + strings.Repeat("---|", len(columns)+1) + "\n")
+	for _, n := range m.networks {
+		fmt.Fprintf(&b, "| %s |", n.name)
+		for _, c := range columns {
+			fmt.Fprintf(&b, " %s |", number(m.got[c.name][n.name]))
+		}
+		if mem, ok := m.memory[n.name]; ok {
+			fmt.Fprintf(&b, " %.0f / %.0f |\n", mem.now, mem.highest)
+		} else {
+			b.WriteString(" |\n")
+		}
+	}
+	b.WriteString("\n| target | ratio | to reach | |\n|---|---|---|---|\n")
+	for _, t := range targets {
+		m.verdict(&b, t)
+	}
+	m.absolute(&b)
+	if m.failed != "" {
+		fmt.Fprintf(&b, "\n%s.\n", m.failed)
+	}
+	for _, n := range m.notes {
+		fmt.Fprintf(&b, "\n%s\n", n)
+	}
+	return b.String()
+}
+
+func (m *measurer) verdict(b *strings.Builder, t target) {
+	// The median of the ratios of each round: other work on the machine meets both sides alike.
+	x, y := m.got[t.figure][t.a], m.got[t.figure][t.b]
+	var ratios []float64
+	for i := range min(len(x), len(y)) {
+		ratios = append(ratios, x[i]/y[i])
+	}
+	if len(ratios) == 0 {
+		return
+	}
+	r := median(ratios)
+	sign, met := "≥", r >= t.bound
+	if t.atMost {
+		sign, met = "≤", r <= t.bound
+	}
+	fmt.Fprintf(b, "| %s | **%.2f** | %s %.2f | %s |\n", t.what, r, sign, t.bound, verdict(met))
+}
+
+func (m *measurer) absolute(b *strings.Builder) {
+	if v := m.got[outCPU]["urun, kernel"]; len(v) > 0 {
+		fmt.Fprintf(b, "| CPU seconds a gigabit | **%.3f** | ≤ 0.09 | %s |\n", median(v), verdict(median(v) <= 0.09))
+	}
+	if mem, ok := m.memory["urun, kernel"]; ok {
+		fmt.Fprintf(b, "| memory idle, MB | **%.0f** | ≤ 40 | %s |\n", mem.now, verdict(mem.now <= 40))
+		fmt.Fprintf(b, "| memory loaded, MB | **%.0f** | ≤ 120 | %s |\n", mem.highest, verdict(mem.highest <= 120))
+	}
+}
+
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "**missed**"
+}
+
+func number(v []float64) string {
+	if len(v) == 0 {
+		return ""
+	}
+	switch x := median(v); {
+	case x < 1:
+		return fmt.Sprintf("%.3f", x)
+	case x < 100:
+		return fmt.Sprintf("%.1f", x)
+	default:
+		return fmt.Sprintf("%.0f", x)
+	}
+}
+
+func median(v []float64) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// rewrite puts text between the markers of the document.
+func rewrite(name, text string) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(data), beginMark)
+	_, after, ok2 := strings.Cut(rest, endMark)
+	if !ok1 || !ok2 {
+		return errors.New(name + ": the markers of the measured part are not there")
+	}
+	return os.WriteFile(name, []byte(before+beginMark+"\n"+text+"\n"+endMark+after), 0o644)
+}
