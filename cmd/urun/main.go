@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/doctor"
 	"github.com/urun-dev/urun/internal/files"
@@ -114,19 +112,12 @@ func main() {
 		runStage(os.Args[1])
 		return
 	}
-	if err := keepFiles(); err != nil {
+	// The caller's open files are kept from the stages, which may live long after
+	// it: a lock would be held, a pipe would not end.
+	if err := handoff.CloseOnExec(); err != nil {
 		os.Exit(report(os.Stderr, err))
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-}
-
-// keepFiles keeps the caller's open files from the stages, which may live long
-// after it: a lock would be held, a pipe would not end.
-func keepFiles() error {
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close_range: %w", err)
-	}
-	return nil
 }
 
 // runStage runs a hidden subcommand, before the command line's parser exists.

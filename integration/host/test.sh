@@ -1,11 +1,9 @@
 #!/bin/sh
-# Runs the tests of tests.txt, or of tests-KERNEL.txt, in the virtual host. KERNEL chooses the kernel (6.1), RUN the tests by
-# a regular expression.
+# Runs the tests of tests.txt in the virtual host. KERNEL chooses the kernel (6.1), RUN the tests by a regular expression.
 set -eu
 cd "$(dirname "$0")/../.."
 go=${GO:-go}
 plan=integration/host/tests.txt
-[ ! -e "integration/host/tests-${KERNEL:-6.1}.txt" ] || plan=integration/host/tests-$KERNEL.txt
 export CGO_ENABLED=0
 "$go" build -buildvcs=false -trimpath -o bin/runtests ./integration/runtests
 "$go" build -buildvcs=false -trimpath -o bin/host ./integration/host

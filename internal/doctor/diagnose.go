@@ -91,7 +91,7 @@ func (o *Observation) forbidden(what string, t Trial) Finding {
 		f.Admin = "sysctl -w user.max_" + kind + "_namespaces=15000"
 	case t.Errno == unix.ENOSYS:
 		f.Detail += " (this kernel has it not, or a seccomp filter hides it)"
-		f.Admin = "a kernel from Linux 5.11 on; or " + adminSeccomp
+		f.Admin = "a kernel from Linux 5.10 on; or " + adminSeccomp
 	case (t.Errno == unix.EPERM || t.Errno == unix.EACCES) && o.Filtered:
 		f.Detail += " (the seccomp filter around this process)"
 		f.Admin = adminSeccomp
@@ -148,6 +148,12 @@ func mounts(o *Observation) Finding {
 		if t := o.Trials[name]; t.Failed() {
 			return o.forbidden(name, t)
 		}
+	}
+	switch t := o.Trials[TrialAttr]; {
+	case t.Errno == unix.ENOSYS:
+		return ok("tmpfs, devpts, binds; made read-only by remounting: no mount_setattr here (Linux 5.12)")
+	case t.Failed():
+		return o.forbidden("mount_setattr", t)
 	}
 	return ok("tmpfs, devpts, binds")
 }
@@ -229,6 +235,11 @@ func writableLayer(o *Observation) Finding {
 		}
 	case t.Errno == unix.EPERM && o.Filtered:
 		return o.forbidden("overlayfs", t)
+	case t.Errno == unix.EPERM:
+		return Finding{
+			Status: Degraded, Detail: instead + "this kernel has no overlayfs for user namespaces: " + t.Error,
+			Admin: "a kernel from Linux 5.11 on",
+		}
 	}
 	return Finding{
 		Status: Degraded, Detail: instead + fmt.Sprintf("overlayfs does not take the store's file system (%s): %s", o.Store.Type, t.Error),

@@ -69,13 +69,16 @@ func TestFaultsAreToldApart(t *testing.T) {
 		{"a namespace behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialMountNS] = true, failed(unix.EPERM) }, "namespaces", Missing, "seccomp", "seccomp=unconfined"},
 		{"a namespace behind a security module", func(o *Observation) { o.Trials[TrialNet] = failed(unix.EACCES) }, "namespaces", Missing, "security module", "dmesg"},
 		{"too many network namespaces", func(o *Observation) { o.Trials[TrialNet] = failed(unix.ENOSPC) }, "namespaces", Missing, "too many", "user.max_net_namespaces"},
-		{"an old kernel", func(o *Observation) { o.Trials[TrialTmpfs] = failed(unix.ENOSYS) }, "mounts", Missing, "this kernel has it not", "Linux 5.11"},
+		{"an old kernel", func(o *Observation) { o.Trials[TrialTmpfs] = failed(unix.ENOSYS) }, "mounts", Missing, "this kernel has it not", "Linux 5.10"},
 		{"mounts behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialTmpfs] = true, failed(unix.EPERM) }, "mounts", Missing, "seccomp", "seccomp=unconfined"},
 		{"a masked /proc", func(o *Observation) { o.Trials[TrialProc] = failed(unix.EPERM) }, "/proc", Degraded, "masked", "systempaths=unconfined"},
 		{"a masked /sys", func(o *Observation) { o.Trials[TrialSysfs] = failed(unix.EPERM) }, "/sys", Degraded, "masked", "systempaths=unconfined"},
 		{"no /dev/fuse", func(o *Observation) { o.Devices["/dev/fuse"] = fs.ErrNotExist }, "image layers", Missing, "no image can be served", "modprobe fuse"},
 		{"the fuse module is not there", func(o *Observation) { o.Trials[TrialFuse] = failed(unix.ENODEV) }, "image layers", Missing, "not loaded", "modprobe fuse"},
 		{"no overlayfs", func(o *Observation) { o.Trials[TrialOverlay] = failed(unix.ENODEV) }, "writable layer", Degraded, "overlayfs", "modprobe overlay"},
+		{"overlayfs for the host's root alone", func(o *Observation) { o.Trials[TrialOverlay] = failed(unix.EPERM) }, "writable layer", Degraded, "user namespaces", "Linux 5.11"},
+		{"mount_setattr behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialAttr] = true, failed(unix.EPERM) }, "mounts", Missing, "seccomp", "seccomp=unconfined"},
+		{"no mount_setattr", func(o *Observation) { o.Trials[TrialAttr] = failed(unix.ENOSYS) }, "mounts", OK, "by remounting", ""},
 		{"a store without xattrs", func(o *Observation) {
 			o.Store.Type = "nfs"
 			o.Trials[TrialXattr], o.Trials[TrialOverlay] = failed(unix.EOPNOTSUPP), failed(unix.EINVAL)

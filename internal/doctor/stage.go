@@ -34,6 +34,7 @@ const (
 	TrialSysfs    = "sysfs"
 	TrialDevpts   = "devpts"
 	TrialBind     = "bind mount"
+	TrialAttr     = "mount_setattr"
 	TrialFuse     = "fuse"
 	TrialOverlay  = "overlay"
 	TrialTUN      = "tun"
@@ -86,6 +87,7 @@ func attempt(scratch string) map[string]Trial {
 		{TrialSysfs, func() error { return newFilesystem("sysfs", unix.MOUNT_ATTR_RDONLY) }},
 		{TrialDevpts, func() error { return newFilesystem("devpts", 0) }},
 		{TrialBind, bind},
+		{TrialAttr, attributes},
 		{TrialFuse, fuse},
 		{TrialXattr, func() error { return xattr(scratch) }},
 		{TrialOverlay, func() error { return overlay(scratch) }},
@@ -147,6 +149,19 @@ func bind() error {
 		return fmt.Errorf("open_tree /dev/null: %w", err)
 	}
 	return unix.Close(fd)
+}
+
+// attributes changes those of a mount that is attached nowhere.
+func attributes() error {
+	fd, err := detached("tmpfs", 0)
+	if err != nil {
+		return errNotTried
+	}
+	defer unix.Close(fd)
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("mount_setattr: %w", err)
+	}
+	return nil
 }
 
 func fuse() error {

@@ -47,15 +47,8 @@ func mask(target, null *os.File) error {
 // maskFor makes the detached mount that hides a file of this mode.
 func maskFor(mode uint32, null *os.File) (*os.File, error) {
 	if mode&unix.S_IFMT == unix.S_IFDIR {
-		empty, err := newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"}, 0)
-		if err != nil {
-			return nil, err
-		}
-		ro := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
-		if err := setAttr(empty, ro, false); err != nil {
-			return nil, errors.Join(err, empty.Close())
-		}
-		return empty, nil
+		return newFilesystem("tmpfs", "tmpfs", []string{"size=0k", "nr_inodes=1", "mode=0555"},
+			unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	}
 	// A clone of what is attached: detached mounts can be cloned only since
 	// Linux 6.15.
@@ -91,10 +84,7 @@ func protect(target *os.File) error {
 	}
 	tree := os.NewFile(uintptr(fd), target.Name())
 	defer tree.Close()
-	if err := setAttr(tree, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, true); err != nil {
-		return err
-	}
-	return attach(tree, target)
+	return attachWith(tree, target, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, true)
 }
 
 // Sysctl writes kernel parameters ("net.ipv4.ip_forward": "1") of the

@@ -93,10 +93,7 @@ func (r *Root) mount(p Plan, source *os.File) error {
 			return err
 		}
 	}
-	if err := setAttr(source, p.Attr, p.AttrRecursive); err != nil {
-		return err
-	}
-	return attach(source, target)
+	return attachWith(source, target, p.Attr, p.AttrRecursive)
 }
 
 // target opens the mount point, making it where the image has none.
@@ -230,5 +227,10 @@ func moveMount(mount, target int) error {
 // ReadOnly makes the root mount itself read-only; mounts below keep what they
 // are.
 func (r *Root) ReadOnly() error {
-	return setAttr(r.dir, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	err := setAttr(r.dir, attr, false)
+	if errors.Is(err, unix.ENOSYS) {
+		return remount(r.dir, attr, false)
+	}
+	return err
 }

@@ -28,7 +28,7 @@ type Plan struct {
 
 type attrFlag struct{ set, clear uint64 }
 
-// attrFlags are the options that mount_setattr(2) takes, Linux 5.12.
+// attrFlags are the options that mount_setattr(2) takes.
 func attrFlags(name string) (attrFlag, bool) {
 	switch name {
 	case "ro":

@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/seccomp"
 )
 
@@ -45,7 +46,9 @@ func (p Process) Exec() error {
 		// Changing ids clears the parent-death signal (prctl(2)).
 		{"watch the monitor", watchParent},
 		{"set no_new_privs", p.noNewPrivs},
-		{"close files", closeOnExec},
+		// CVE-2024-21626. The channel to the monitor closes with them: that tells the
+		// monitor that the command was executed.
+		{"close files", handoff.CloseOnExec},
 	} {
 		if err := st.run(); err != nil {
 			return fmt.Errorf("%s: %w", st.name, err)
@@ -252,16 +255,6 @@ func (p Process) seccomp(last bool) error {
 		return nil
 	}
 	return p.Seccomp.Install(p.SeccompFlags)
-}
-
-// closeOnExec keeps every file but the standard ones from the command
-// (CVE-2024-21626). The channel to the monitor closes with them: that tells the
-// monitor that the command was executed.
-func closeOnExec() error {
-	if err := unix.CloseRange(3, ^uint(0)>>33, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close_range: %w", err)
-	}
-	return nil
 }
 
 // lookup finds what the command's name may mean, as execvp(3) would.
