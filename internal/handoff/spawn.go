@@ -103,6 +103,8 @@ type Spawner struct {
 	Exe *os.File
 	// Allowed are the stages that may be asked for.
 	Allowed []string
+	// Stderr is the standard error of stages for which none came along; nil is /dev/null.
+	Stderr *os.File
 	// Keeper makes a channel to the holder for a new stage and returns the end
 	// to be donated; nil if there is no holder.
 	Keeper func() *os.File
@@ -159,8 +161,11 @@ func (s Spawner) start(m *Message) (*exec.Cmd, error) {
 	}
 	defer keeper.Close()
 	cmd := s.command(req.Stage, m.Files[0], keeper)
-	if req.HasStderr {
+	switch {
+	case req.HasStderr:
 		cmd.Stderr = m.Files[1]
+	case s.Stderr != nil: // a nil *os.File in an interface is not nil
+		cmd.Stderr = s.Stderr
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("spawn %s: %w", req.Stage, err)

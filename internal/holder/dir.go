@@ -14,6 +14,11 @@ import (
 // doorName is the socket's name in a holder's directory.
 const doorName = "door"
 
+// stderrName is the name, beside it, of the file that is the standard error of the
+// holder and of the stages that it starts, where they have no other. They write
+// to it only when they crash, or when SIGQUIT asks for their stacks.
+const stderrName = "stderr"
+
 // bases are the directories that may hold those of the holders, in the order in
 // which they are tried. store is the directory of the containers.
 func bases(store string) []string {
@@ -103,7 +108,7 @@ func current(base, dir *os.File, key string) bool {
 
 // removeDir removes the directory of the holder key, whose lock the caller has.
 func removeDir(base, dir *os.File, key string) error {
-	if err := removeDoor(dir); err != nil {
+	if err := errors.Join(removeAt(dir, doorName), removeAt(dir, stderrName)); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(int(base.Fd()), key, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -112,10 +117,24 @@ func removeDir(base, dir *os.File, key string) error {
 	return nil
 }
 
-func removeDoor(dir *os.File) error {
-	err := unix.Unlinkat(int(dir.Fd()), doorName, 0)
+func removeAt(dir *os.File, name string) error {
+	err := unix.Unlinkat(int(dir.Fd()), name, 0)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove %s/%s: %w", dir.Name(), doorName, err)
+		return fmt.Errorf("remove %s/%s: %w", dir.Name(), name, err)
+	}
+	return nil
+}
+
+// openStderr makes the file that is written to by who has no terminal, and this
+// process's standard error. It is of no use any more when the holder has ended.
+func openStderr(dir *os.File) error {
+	fd, err := unix.Openat(int(dir.Fd()), stderrName, unix.O_CREAT|unix.O_TRUNC|unix.O_WRONLY|unix.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("open %s/%s: %w", dir.Name(), stderrName, err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Dup3(fd, 2, 0); err != nil {
+		return fmt.Errorf("standard error: %w", err)
 	}
 	return nil
 }

@@ -31,6 +31,8 @@
 // to others. The directory KEY is locked (flock) as long as a
 // holder is starting or lives; one whose lock is free is left over from a holder
 // that was killed, and whoever gets the lock removes it or starts a new one in it.
+// Beside the socket is the file "stderr": what the holder, the image servers and the
+// monitors of detached containers have to say when they crash, or get SIGQUIT.
 //
 // # Who may ask
 //

@@ -99,9 +99,10 @@ func (h *holder) listen(parent *handoff.Conn) (err error) {
 	h.spawner.Allowed, h.spawner.Keeper = []string{handoff.Infra, handoff.Monitor, handoff.Files}, h.channel
 	h.servers.exe, h.servers.path, h.servers.all = h.spawner.Exe, h.Path, map[string]*server{}
 	// What a killed predecessor left is in the way of the socket.
-	if err := removeDoor(h.dir); err != nil {
+	if err := errors.Join(removeAt(h.dir, doorName), openStderr(h.dir)); err != nil {
 		return err
 	}
+	h.spawner.Stderr = os.Stderr
 	if h.door, err = handoff.Listen(h.dir, doorName, h.Outside); err != nil {
 		return err
 	}

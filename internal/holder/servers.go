@@ -206,6 +206,7 @@ func (s *servers) launch(sv *server) (*exec.Cmd, error) {
 	defer conn.Close()
 	// It outlives the holder, if that is killed: containers go on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: handoff.AllCapabilities(), Setsid: true}
+	cmd.Stderr = os.Stderr // see stderrName
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the image server: %w", err)
 	}
