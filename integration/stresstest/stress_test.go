@@ -131,16 +131,22 @@ func TestEightAtOnceNeverCorruptTheStore(t *testing.T) {
 
 // do calls urun and tells whether it succeeded. An error that is not fair ends the test.
 func do(t *testing.T, args []string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), callTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, harness.Binary, args...)
-	var out, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &stderr
-	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
 	line := "urun " + strings.Join(args, " ")
-	if ctx.Err() != nil {
-		t.Errorf("%s: no end after %v", line, callTime)
+	cmd := exec.Command(harness.Binary, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Errorf("%s: %v", line, err)
+		return false
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var err error
+	select {
+	case err = <-ended:
+	case <-time.After(harness.Patience(callTime)):
+		t.Errorf("%s: no end after %v\n%s", line, harness.Patience(callTime), stuck(cmd, &stderr, ended))
+		_ = cmd.Process.Kill() // it may have ended by what stuck did
 		return false
 	}
 	rest := strings.TrimSpace(fair.ReplaceAllString(stderr.String(), ""))
