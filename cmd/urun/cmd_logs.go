@@ -55,6 +55,9 @@ func (l *LogsCmd) Run(app *App) error {
 	}
 	q.Ended = func() (bool, error) { return logEnded(st, rec.ID) }
 	err = jsonlog.Read(filepath.Join(st.Dir(rec.ID), monitor.LogFile), q, func(line jsonlog.Line) error { return l.print(app, line) })
+	if err != nil {
+		err = state.Vanished(st.Dir(rec.ID), err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if rec.Status == state.Created {
 			return nil // it has said nothing yet

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -60,9 +59,48 @@ var errNotRunning = errors.New("container is not running")
 
 // signalContainer sends a signal to a container's pid 1. Its monitor does it
 // where it has to know: that the user wants the container to end, for instance.
+//
+// A container that is being made or started has nobody yet who could pass the
+// signal on, nor has one whose monitor is just executing itself anew. Then it waits:
+// a signal given up here would be lost, and who waits for the end that it was to
+// bring would wait for as long as the container lives.
 func signalContainer(st *state.Store, rec *state.Record, sig monitor.Signal) error {
+	for deadline := time.Now().Add(hearTime); ; time.Sleep(10 * time.Millisecond) {
+		err := signalOnce(st, rec, sig)
+		if !errors.Is(err, handoff.ErrNobody) {
+			return err
+		}
+		if ownerGone(rec) {
+			// Nobody else writes how the container ended.
+			if err := monitor.Sweep(st, executable()); err != nil {
+				return err
+			}
+		}
+		now, err := st.Find(rec.ID)
+		if errors.Is(err, state.ErrNotFound) {
+			return fmt.Errorf("%w: %s", errNotRunning, rec.Name)
+		}
+		if err != nil {
+			return err
+		}
+		rec = now
+		if time.Now().After(deadline) {
+			owner := ownerOf(rec)
+			return &hintError{
+				fmt.Errorf("container %s is %s, and process %d, which does that, does not answer", rec.Name, rec.Status, owner.PID),
+				fmt.Sprintf("if that process hangs, end it and try again: kill -KILL %d", owner.PID),
+			}
+		}
+	}
+}
+
+// hearTime bounds the wait for a monitor that can be told something.
+const hearTime = time.Minute
+
+// signalOnce sends a signal, if there is somebody who can pass it on: else it returns handoff.ErrNobody.
+func signalOnce(st *state.Store, rec *state.Record, sig monitor.Signal) error {
 	notRunning := fmt.Errorf("%w: %s", errNotRunning, rec.Name)
-	if rec.Status != state.Running && rec.Status != state.Restarting && rec.Status != state.Starting {
+	if rec.Status.Ended() {
 		return notRunning
 	}
 	if policy := rec.Restart.Policy; rec.Status == state.Running && !sig.Keep && (policy == "" || policy == "no") {
@@ -72,23 +110,24 @@ func signalContainer(st *state.Store, rec *state.Record, sig monitor.Signal) err
 		}
 		return err
 	}
-	// A monitor that is just executing itself anew has no socket for a moment.
-	for deadline := time.Now().Add(lockTime); ; time.Sleep(10 * time.Millisecond) {
-		err := monitor.Ask(st.Dir(rec.ID), monitor.KindSignal, sig)
-		if !errors.Is(err, handoff.ErrNobody) {
-			return err
-		}
-		now, ferr := st.Find(rec.ID)
-		if errors.Is(ferr, state.ErrNotFound) || ferr == nil && now.Status.Ended() {
-			return notRunning
-		}
-		if ferr != nil {
-			return ferr
-		}
-		if rec.Monitor.Signal(0) != nil || time.Now().After(deadline) {
-			return notRunning
-		}
+	err := monitor.Ask(st.Dir(rec.ID), monitor.KindSignal, sig)
+	if errors.Is(err, state.ErrNotFound) {
+		return notRunning
 	}
+	return err
+}
+
+// ownerOf is the process that a container which has not ended depends on: its
+// monitor or, before it has one, the command that makes or starts it.
+func ownerOf(rec *state.Record) state.Process {
+	if rec.Monitor.PID == 0 {
+		return rec.Creator
+	}
+	return rec.Monitor
+}
+
+func ownerGone(rec *state.Record) bool {
+	return errors.Is(ownerOf(rec).Signal(0), os.ErrProcessDone)
 }
 
 // awaitExit waits until a container has ended and its monitor has finished
@@ -192,47 +231,54 @@ func (a *App) removeContainer(st *state.Store, id string, force, volumes bool) e
 	if err != nil {
 		return err
 	}
-	if !rec.Status.Ended() {
-		if !force {
-			return &hintError{
-				fmt.Errorf("container %s is running", rec.Name),
-				"stop it first, or remove it with --force",
+	for deadline := time.Now().Add(lockTime); ; time.Sleep(2 * time.Millisecond) {
+		if !rec.Status.Ended() {
+			if !force {
+				return &hintError{
+					fmt.Errorf("container %s is running", rec.Name),
+					"stop it first, or remove it with --force",
+				}
+			}
+			if err := killContainer(st, rec); err != nil {
+				return err
 			}
 		}
-		if err := killContainer(st, rec); err != nil {
+		// The lock is held for a moment longer than the record says "exited", or by
+		// who starts the container again just now.
+		err := a.discardContainer(st, rec, volumes)
+		if !errors.Is(err, state.ErrBusy) || time.Now().After(deadline) {
 			return err
 		}
-	}
-	return a.discardContainer(st, rec, volumes)
-}
-
-// discardContainer removes a container that has ended. Its monitor holds the
-// lock for a moment longer than the record says "exited".
-func (a *App) discardContainer(st *state.Store, rec *state.Record, volumes bool) error {
-	for deadline := time.Now().Add(5 * time.Second); ; {
-		h, err := st.Lock(rec.ID)
-		if errors.Is(err, state.ErrBusy) && time.Now().Before(deadline) {
-			time.Sleep(2 * time.Millisecond)
-			continue
-		}
-		if errors.Is(err, state.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		if rec, err = st.Find(id); errors.Is(err, state.ErrNotFound) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if !volumes && len(h.Volumes) > 0 {
-			// Saved first: whoever finishes a removal that breaks off has to leave
-			// them, too.
-			h.Volumes = nil
-			err = h.Save()
-		}
-		if err == nil {
-			err = monitor.Discard(h, executable())
-		}
-		if err == nil {
-			a.tell(containerEvent("destroy", rec))
-		}
-		return errors.Join(err, h.Close())
 	}
+}
+
+// discardContainer removes a container that has ended. It returns state.ErrBusy
+// when somebody holds the lock.
+func (a *App) discardContainer(st *state.Store, rec *state.Record, volumes bool) error {
+	h, err := st.Lock(rec.ID)
+	if errors.Is(err, state.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !volumes && len(h.Volumes) > 0 {
+		// Saved first: whoever finishes a removal that breaks off has to leave
+		// them, too.
+		h.Volumes = nil
+		err = h.Save()
+	}
+	if err == nil {
+		err = monitor.Discard(h, executable())
+	}
+	if err == nil {
+		a.tell(containerEvent("destroy", rec))
+	}
+	return errors.Join(err, h.Close())
 }

@@ -36,10 +36,17 @@ func (a *App) containerSizes(st *state.Store, recs []*state.Record) (map[string]
 	sizes := map[string]containerSize{}
 	for _, rec := range recs {
 		upper := filepath.Join(st.Dir(rec.ID), "upper")
-		if _, err := os.Lstat(upper); errors.Is(err, fs.ErrNotExist) {
+		there := func() bool {
+			_, err := os.Lstat(upper)
+			return !errors.Is(err, fs.ErrNotExist)
+		}
+		if !there() {
 			continue
 		}
 		written, err := monitor.Usage(executable(), launch.RecordMap(rec), []string{upper})
+		if err != nil && !there() {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

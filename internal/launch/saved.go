@@ -46,6 +46,9 @@ func (p *Plan) save(dir string) error {
 func Load(st *state.Store, rec *state.Record, exe, stateRoot string, debug bool) (Plan, error) {
 	p := Plan{Exe: exe, StateRoot: stateRoot, ImageID: rec.ImageID, Debug: debug}
 	raw, err := os.ReadFile(filepath.Join(st.Dir(rec.ID), planFile))
+	if err != nil {
+		err = state.Vanished(st.Dir(rec.ID), err)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, fmt.Errorf("container %s can not be started again: it was made by an urun that kept no plan", rec.Name)
 	}

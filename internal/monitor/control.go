@@ -187,10 +187,11 @@ func Spawn(dir, stage string) (*handoff.Spawned, error) {
 }
 
 // Dial connects to the monitor of the container in dir. The error is
-// handoff.ErrNobody if there is none.
+// handoff.ErrNobody if there is none, state.ErrNotFound if the container has been removed.
 func Dial(dir string) (*handoff.Conn, error) {
 	d, err := os.Open(dir)
 	if err != nil {
+		err = state.Vanished(dir, err)
 		return nil, err
 	}
 	defer d.Close()

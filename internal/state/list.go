@@ -40,7 +40,7 @@ func (s *Store) List() ([]*Record, error) {
 // an id.
 func (s *Store) Find(ref string) (*Record, error) {
 	if ref == "" || strings.ContainsRune(ref, '/') {
-		return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
+		return nil, notFound(ref)
 	}
 	if id, err := os.Readlink(filepath.Join(s.names(), ref)); err == nil {
 		if rec, err := readRecord(s.Dir(id)); !errors.Is(err, ErrNotFound) {
@@ -59,9 +59,13 @@ func (s *Store) Find(ref string) (*Record, error) {
 	}
 	switch len(found) {
 	case 0:
-		return nil, fmt.Errorf("%w: %q", ErrNotFound, ref)
+		return nil, notFound(ref)
 	case 1:
-		return readRecord(s.Dir(found[0]))
+		rec, err := readRecord(s.Dir(found[0]))
+		if errors.Is(err, ErrNotFound) {
+			return nil, notFound(ref) // removed meanwhile
+		}
+		return rec, err
 	}
 	return nil, fmt.Errorf("%w: %q", ErrAmbiguous, ref)
 }

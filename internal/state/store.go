@@ -224,7 +224,7 @@ func (s *Store) Lock(id string) (*Handle, error) {
 func (s *Store) lockDir(dir string) (*Handle, error) {
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNotFound
+		return nil, notFound(shortID(dir))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock container: %w", err)
@@ -269,7 +269,7 @@ func SaveSpec(dir string, spec *specs.Spec) error {
 		err = os.Rename(tmp, filepath.Join(dir, specFile))
 	}
 	if err != nil {
-		return fmt.Errorf("write spec: %w", err)
+		return Vanished(dir, fmt.Errorf("write spec: %w", err))
 	}
 	return nil
 }
@@ -282,7 +282,7 @@ func (s *Store) Spec(id string) (*specs.Spec, error) {
 func readSpec(dir string) (*specs.Spec, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, specFile))
 	if err != nil {
-		return nil, fmt.Errorf("read spec: %w", err)
+		return nil, Vanished(dir, fmt.Errorf("read spec: %w", err))
 	}
 	spec := &specs.Spec{}
 	if err := json.Unmarshal(raw, spec); err != nil {
@@ -290,6 +290,25 @@ func readSpec(dir string) (*specs.Spec, error) {
 	}
 	return spec, nil
 }
+
+// Vanished says ErrNotFound in place of the error of a file that is not there
+// because its container, whose directory is dir, has been removed since it was found.
+func Vanished(dir string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, lerr := os.Lstat(dir); errors.Is(lerr, fs.ErrNotExist) {
+			return notFound(shortID(dir))
+		}
+	}
+	return err
+}
+
+// shortID is what a container is called when nothing is known but its directory.
+func shortID(dir string) string {
+	id := filepath.Base(dir)
+	return id[:min(12, len(id))]
+}
+
+func notFound(ref string) error { return fmt.Errorf("%w: %q", ErrNotFound, ref) }
 
 // Dir is the container's directory.
 func (h *Handle) Dir() string { return h.dir }
