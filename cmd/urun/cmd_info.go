@@ -68,6 +68,7 @@ func (c InfoCmd) Run(app *App) error {
 	if len(support.Controllers) > 0 {
 		row("controllers", strings.Join(support.Controllers, " "))
 	}
+	showManners(row)
 	return out.Flush()
 }
 

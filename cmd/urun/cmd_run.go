@@ -91,6 +91,10 @@ func (r *RunCmd) run(app *App) error {
 		return err
 	}
 	terms := launch.Terms{Stdio: io.files, Attached: !c.Detach, Detach: c.Detach, Size: io.size()}
+	if terms.Preserve, err = preserved(c.PreserveFDs); err != nil {
+		return err
+	}
+	defer closeAll(terms.Preserve)
 	session, err := launch.Run(p.plan, terms, p.take())
 	if err != nil {
 		return errors.Join(err, removeCIDFile(c))
@@ -141,6 +145,9 @@ func (a *App) prepare(flags *RunFlags, opts spec.Options, start bool) (_ *prepar
 			return nil, err
 		}
 	}
+	if err := a.manners(&flags.HPCFlags, &opts); err != nil {
+		return nil, err
+	}
 	p := &prepared{release: func() {}}
 	limits, err := spec.ParseResources(opts.Resources, runtime.NumCPU(), spec.System{})
 	if err != nil {
@@ -188,9 +195,7 @@ func (a *App) prepare(flags *RunFlags, opts spec.Options, start bool) (_ *prepar
 		return nil, err
 	}
 	c.CreateCommand = append([]string{"urun"}, os.Args[1:]...)
-	if c.CreateDir, err = os.Getwd(); err != nil {
-		c.CreateDir = "" // it may have been removed, which matters to nobody here
-	}
+	c.CreateDir = workingDirectory()
 	p.plan = launch.Plan{
 		Exe: executable(), StateRoot: a.stateRoot(), Container: c,
 		ImageID: src.id, Image: src.image, Passwd: src.passwd, Group: src.group, Map: m, Debug: a.Debug, Cgroup: p.cgroup,
@@ -444,6 +449,8 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 		Passwd:      s.passwd, Group: s.group,
 		UID: me.UID, GID: me.GID, UserName: me.Name,
 		HomeDir:    os.Getenv("HOME"),
+		Cwd:        workingDirectory(),
+		Files:      passed,
 		HaveSubIDs: !m.Single(),
 		StdinTTY:   isTerminal(os.Stdin),
 		NumCPU:     runtime.NumCPU(),
@@ -462,6 +469,15 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 		f.HostHostname = name
 	}
 	return f
+}
+
+// workingDirectory is "" where it has been removed, which matters to few.
+func workingDirectory() string {
+	dir, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	return dir
 }
 
 // unifiedCgroups tells whether a cgroup namespace shows something: whether

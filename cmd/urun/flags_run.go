@@ -23,6 +23,7 @@ type RunFlags struct {
 	ResourceFlags  `embed:""`
 	ImageFlags     `embed:""`
 	LifeFlags      `embed:""`
+	HPCFlags       `embed:""`
 
 	ImageAndCommand []string `arg:"" optional:"" passthrough:"partial" name:"image" help:"Image, and the command to run in it instead of the image's own. With --rootfs all of it is the command."`
 }
@@ -184,6 +185,8 @@ func (f *RunFlags) options() (spec.Options, error) {
 		CapAdd: f.CapAdd, CapDrop: f.CapDrop, SecurityOpts: f.SecurityOpt, Privileged: f.Privileged, Sysctls: f.Sysctl,
 
 		Resources: f.ResourceFlags.options(), Cgroups: f.Cgroups,
+
+		HPCOptions: f.HPCFlags.options(),
 	}, nil
 }
 

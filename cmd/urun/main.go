@@ -114,7 +114,7 @@ func main() {
 	}
 	// The caller's open files are kept from the stages, which may live long after
 	// it: a lock would be held, a pipe would not end.
-	if err := handoff.CloseOnExec(); err != nil {
+	if err := errors.Join(notePassed(os.Args), handoff.CloseOnExec()); err != nil {
 		os.Exit(report(os.Stderr, err))
 	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

@@ -33,6 +33,8 @@ var commands = map[string]func(args []string) error{
 	"mqueue":        mqueue,       // NAME create|open: a POSIX message queue
 	"overwrite":     overwrite,    // SECONDS: write to the executable of every process seen
 	"kernel-file":   kernelFile,   // PATH...: try to write to kernel files
+	"pmi":           pmi,          // ask the launcher at $PMI_FD
+	"rank":          rank,         // RANK SIZE DIR: read the memory of the other ranks
 	"sleep-forever": sleepForever, // until a signal
 }
 

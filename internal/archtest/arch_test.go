@@ -32,6 +32,8 @@ var mayImport = map[string][]string{
 	"internal/archtest": nil,
 	"internal/image":    {"fuseunion"},
 	"internal/spec":     nil,
+	"internal/batch":    nil,
+	"internal/settings": nil,
 	"internal/seccomp":  nil,
 	"internal/state":    nil,
 	"internal/volume":   nil,
@@ -48,7 +50,7 @@ var mayImport = map[string][]string{
 	"internal/network":  {"internal/state"},
 	"internal/infra":    {"internal/handoff", "internal/network", "internal/state", "slirp"},
 	"internal/ladder":   {"userns", "internal/doctor"},
-	"internal/holder":   {"userns", "fuseunion", "cgdelegate", "internal/handoff", "internal/rootfs"},
+	"internal/holder":   {"userns", "fuseunion", "cgdelegate", "internal/batch", "internal/handoff", "internal/rootfs"},
 	"integration":       {"integration"},
 
 	"internal/infra/server": {"internal/handoff", "internal/holder", "internal/infra", "internal/monitor", "internal/network", "internal/stage", "internal/state", "slirp"},
@@ -63,6 +65,7 @@ var onlyIn = map[string][]string{
 	"github.com/vishvananda/netlink":              {"internal/infra/server"},
 	"github.com/godbus/dbus":                      {"cgdelegate"},
 	"github.com/google/go-containerregistry":      {"internal/image"},
+	"github.com/pelletier/go-toml":                {"internal/settings"},
 	"github.com/alecthomas/kong":                  {"cmd/urun"},
 	"github.com/docker/docker-credential-helpers": {"internal/image", "cmd/urun"},
 }

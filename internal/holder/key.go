@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/holder/origin"
 	"github.com/urun-dev/urun/userns"
 )
@@ -148,7 +149,7 @@ func inheritedRest(w io.Writer) error {
 	const self = 1                                                // IOPRIO_WHO_PROCESS
 	ioprio, _, _ := unix.Syscall(unix.SYS_IOPRIO_GET, self, 0, 0) // an error is a value as well
 	fmt.Fprintln(w, nice, priority, policy, ioprio)
-	for _, name := range batchJobs {
+	for _, name := range batch.Variables() {
 		fmt.Fprintln(w, name, os.Getenv(name))
 	}
 	return nil

@@ -54,6 +54,8 @@ type Terms struct {
 	Detach bool
 	// Size of the command's terminal; nil if it has none.
 	Size *monitor.Size
+	// Preserve are the files of Container.PreserveFDs.
+	Preserve []*os.File
 }
 
 // Run makes a container and starts it by the pending monitor. On an error
@@ -114,6 +116,9 @@ func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool
 	req.Detach, req.Attached, req.Size, req.Again = t.Detach, t.Attached, t.Size, again
 	init := p.initConfig(handle, req)
 	init.Join, init.SharedShm = joins.kinds, joins.shm != nil
+	if req.Preserved = len(t.Preserve); req.Preserved > 0 {
+		init.Preserve = p.Container.PreserveFDs
+	}
 	init.CgroupNS = p.Container.Namespaces.Cgroup.Mode == spec.Private
 	if req.Init, err = json.Marshal(init); err != nil {
 		return nil, fmt.Errorf("encode set-up: %w", err)
@@ -135,6 +140,7 @@ func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool
 			files = append(files, f)
 		}
 	}
+	files = append(files, t.Preserve...)
 	asked = true
 	if session, err = pending.Run(*req, files); err != nil {
 		return nil, err

@@ -56,14 +56,15 @@ type container struct {
 	handle *state.Handle
 	out    *output // nil: the command's own files are the container's
 
-	stdio  [3]*os.File
-	cgroup *os.File
-	joins  []*os.File
-	pidns  *os.File
-	shm    *os.File // detached mount
-	shmNS  *os.File // the mount namespace that it is from
-	exe    *os.File
-	holder *holder.Link
+	stdio     [3]*os.File
+	cgroup    *os.File
+	joins     []*os.File
+	pidns     *os.File
+	shm       *os.File   // detached mount
+	shmNS     *os.File   // the mount namespace that it is from
+	preserved []*os.File // for the command
+	exe       *os.File
+	holder    *holder.Link
 
 	init, union, helper *child // helper moves the network traffic
 	tun                 *os.File
@@ -82,7 +83,7 @@ type container struct {
 }
 
 func (c *container) adopt(files []*os.File) error {
-	want := 4 + c.Joins
+	want := 4 + c.Joins + c.Preserved
 	if c.HasCgroup {
 		want++
 	}
@@ -102,6 +103,7 @@ func (c *container) adopt(files []*os.File) error {
 	}
 	c.handle = st.Adopt(c.Record, files[3])
 	files = files[4:]
+	c.preserved, files = files[len(files)-c.Preserved:], files[:len(files)-c.Preserved]
 	if c.HasCgroup {
 		c.cgroup, files = files[0], files[1:]
 	}
@@ -314,7 +316,12 @@ func (c *container) startInit() error {
 	if c.shm != nil {
 		donated = append(donated, c.shm)
 	}
-	return conn.Send(stage.KindConfig, c.Init, donated...)
+	donated = append(donated, c.preserved...)
+	err = conn.Send(stage.KindConfig, c.Init, donated...)
+	for _, f := range c.preserved {
+		f.Close() // whoever is at the other end is to see the command's end
+	}
+	return err
 }
 
 // startInPIDNamespace starts cmd in another pid namespace. The thread that

@@ -15,7 +15,7 @@ import (
 // Request is what the command asks of a new monitor. The message's files are
 // stdin, stdout, stderr, the lock, the cgroup if HasCgroup, the namespaces to
 // join (as many as Joins, in the order of Init's Join), the pid namespace if JoinPID, and the mount
-// namespace of the container whose /dev/shm is shared if SharedShm.
+// namespace of the container whose /dev/shm is shared if SharedShm, and as many files as Preserved for the command.
 type Request struct {
 	StateRoot string       `json:"stateRoot"`
 	Record    state.Record `json:"record"`
@@ -44,6 +44,7 @@ type Request struct {
 	Cloneflags uintptr `json:"cloneflags"`
 	JoinPID    bool    `json:"joinPID,omitempty"`
 	HasCgroup  bool    `json:"hasCgroup,omitempty"`
+	Preserved  int     `json:"preserved,omitempty"`
 	// Detach means that the container outlives the command that started it.
 	Detach bool `json:"detach,omitempty"`
 	// Attached means that the standard files are those of a command that stays.

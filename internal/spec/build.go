@@ -32,6 +32,8 @@ type step func(*builder) error
 func flagSteps() []step {
 	return []step{
 		(*builder).identity,
+		// Before what it is a default for.
+		(*builder).hpc,
 		(*builder).terminal,
 		(*builder).choices,
 		(*builder).namespaces,
@@ -49,6 +51,8 @@ func flagSteps() []step {
 		(*builder).userMounts,
 		(*builder).devices,
 		(*builder).timezone,
+		// After the mounts that go before those of the configuration.
+		(*builder).binds,
 		(*builder).checkTargets,
 	}
 }

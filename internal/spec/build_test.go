@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,6 +30,13 @@ type machine struct {
 }
 
 func (m machine) LookupEnv(name string) (string, bool) { v, ok := m.env[name]; return v, ok }
+func (m machine) Environ() []string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(m.env)) {
+		all = append(all, k+"="+m.env[k])
+	}
+	return all
+}
 func (m machine) ReadFile(name string) ([]byte, error) { return m.files.ReadFile(name[1:]) }
 func (m machine) Stat(name string) (fs.FileInfo, error) {
 	return m.files.Stat(strings.TrimPrefix(name, "/"))

@@ -55,6 +55,9 @@ type Container struct {
 	Volatile bool
 	LogLevel string // "", "debug", "info", "warn" or "error"
 
+	// PreserveFDs are numbers of the caller's files that the command keeps.
+	PreserveFDs []uint `json:",omitempty"`
+
 	// KeepGroups is --group-add keep-groups: the caller's supplementary groups stay.
 	KeepGroups bool
 	// PasswdLine and GroupLine are to be appended to the image's /etc/passwd and

@@ -9,7 +9,8 @@ import (
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// env builds the environment: defaults, the image's, --env-file, -e; the later wins.
+// env builds the environment: defaults, the image's, the caller's that are passed on,
+// --env-file, -e; the later wins.
 func (b *builder) env() error {
 	var e environment
 	e.set("PATH", defaultPath)
@@ -21,6 +22,12 @@ func (b *builder) env() error {
 	for _, kv := range b.facts.Image.Env {
 		k, v, _ := strings.Cut(kv, "=")
 		e.set(k, v)
+	}
+	if b.opt.Home {
+		e.set("HOME", b.facts.HomeDir)
+	}
+	if err := b.passEnv(&e); err != nil {
+		return err
 	}
 	for _, name := range b.opt.EnvFiles {
 		if err := b.envFile(&e, name); err != nil {

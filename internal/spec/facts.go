@@ -25,6 +25,7 @@ type Facts struct {
 	UID, GID       int    // the calling user
 	UserName       string // of the calling user, for keep-id; may be empty
 	HomeDir        string // of the calling user
+	Cwd            string // working directory of the calling user, for --home
 	UIDMap, GIDMap []specs.LinuxIDMapping
 	// HaveSubIDs says that the maps were written by newuidmap and newgidmap
 	// (or with privilege): only then may the container call setgroups(2).
@@ -36,6 +37,8 @@ type Facts struct {
 	LastCap  int
 	CgroupV2 bool // the unified hierarchy is mounted
 	Rungs    Rungs
+	// Files are the numbers of the files besides the standard ones that the caller has given to this process.
+	Files []uint
 	// StdinTTY says that standard input is a terminal.
 	StdinTTY bool
 
@@ -46,6 +49,8 @@ type Facts struct {
 type Host interface {
 	// LookupEnv is for -e NAME.
 	LookupEnv(name string) (string, bool)
+	// Environ are all variables, as os.Environ has them.
+	Environ() []string
 	// ReadFile is for --env-file and --label-file.
 	ReadFile(name string) ([]byte, error)
 	// Stat is for the sources of bind mounts, devices and time zones.
@@ -60,6 +65,7 @@ type Host interface {
 type System struct{}
 
 func (System) LookupEnv(name string) (string, bool)  { return os.LookupEnv(name) }
+func (System) Environ() []string                     { return os.Environ() }
 func (System) ReadFile(name string) ([]byte, error)  { return os.ReadFile(name) }
 func (System) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
 func (System) Abs(name string) (string, error)       { return filepath.Abs(name) }

@@ -61,6 +61,8 @@ type Options struct {
 	// Resources.
 	Resources ResourceOptions
 	Cgroups   string
+
+	HPCOptions
 }
 
 // ResourceOptions are the flags of `urun run` and `urun update` that limit

@@ -38,6 +38,8 @@ type Config struct {
 	CgroupNS bool `json:"cgroupNS,omitempty"`
 	// SharedShm tells that a detached mount for /dev/shm follows those files.
 	SharedShm bool `json:"sharedShm,omitempty"`
+	// Preserve are the numbers of the files that the command keeps. They come last.
+	Preserve []uint `json:"preserve,omitempty"`
 	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
 	Reap bool `json:"reap,omitempty"`
 	// KeepGroups leaves the caller's supplementary groups to the command.

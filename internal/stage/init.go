@@ -32,18 +32,19 @@ func Init() {
 // setup is the state that the steps share.
 type setup struct {
 	Config
-	parent  *handoff.Conn
-	joins   []*os.File // namespaces to join
-	shm     *os.File   // another container's /dev/shm
-	binds   map[int]*os.File
-	null    *os.File // the host's /dev/null
-	tunDev  *os.File // an opened /dev/net/tun
-	tun     *os.File
-	master  *os.File
-	slave   *os.File
-	root    *rootfs.Root
-	storage Storage // overlay or fuse
-	notices []string
+	parent    *handoff.Conn
+	joins     []*os.File // namespaces to join
+	shm       *os.File   // another container's /dev/shm
+	preserved []*os.File // for the command
+	binds     map[int]*os.File
+	null      *os.File // the host's /dev/null
+	tunDev    *os.File // an opened /dev/net/tun
+	tun       *os.File
+	master    *os.File
+	slave     *os.File
+	root      *rootfs.Root
+	storage   Storage // overlay or fuse
+	notices   []string
 }
 
 // run receives the configuration and sets up the container. It returns only
@@ -57,6 +58,9 @@ func run(parent *handoff.Conn) (int, error) {
 	if err := m.Decode(&s.Config); err != nil {
 		return 0, err
 	}
+	if n := len(s.joins) - len(s.Preserve); n >= 0 {
+		s.joins, s.preserved = s.joins[:n], s.joins[n:]
+	}
 	if n := len(s.joins) - 1; s.SharedShm && n >= 0 {
 		s.joins, s.shm = s.joins[:n], s.joins[n]
 	}
@@ -68,7 +72,7 @@ func run(parent *handoff.Conn) (int, error) {
 	if err := s.ready(); err != nil {
 		return 0, err
 	}
-	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups}
+	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups, Preserve: s.Preserve, preserved: s.preserved}
 	if s.Reap {
 		return s.reap(p)
 	}

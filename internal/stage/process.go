@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -23,6 +24,9 @@ type Process struct {
 	Seccomp      seccomp.Program `json:"seccomp,omitempty"`
 	SeccompFlags uint            `json:"seccompFlags,omitempty"`
 	KeepGroups   bool            `json:"keepGroups,omitempty"`
+	// Preserve are the numbers under which the command finds the files preserved.
+	Preserve  []uint `json:"preserve,omitempty"`
+	preserved []*os.File
 }
 
 // Exec gives up what the command may not have and executes it. It returns only
@@ -56,6 +60,9 @@ func (p Process) Exec() error {
 	}
 	candidates, err := p.lookup()
 	if err != nil {
+		return err
+	}
+	if err := p.keepFiles(); err != nil {
 		return err
 	}
 	if err := p.seccomp(true); err != nil {
@@ -255,6 +262,33 @@ func (p Process) seccomp(last bool) error {
 		return nil
 	}
 	return p.Seccomp.Install(p.SeccompFlags)
+}
+
+// keepFiles gives the command the files that it is to keep, under their numbers. Something
+// of this process may have such a number, and be closed: so nothing comes after it but the execve.
+func (p Process) keepFiles() error {
+	if len(p.Preserve) != len(p.preserved) {
+		return fmt.Errorf("got %d files for the command, want %d", len(p.preserved), len(p.Preserve))
+	}
+	if len(p.Preserve) == 0 {
+		return nil
+	}
+	// One of them may be where another is to be.
+	beyond := int(slices.Max(p.Preserve)) + 1
+	var high []int
+	for _, f := range p.preserved {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, beyond)
+		if err != nil {
+			return fmt.Errorf("keep file: %w", err)
+		}
+		high = append(high, fd)
+	}
+	for i, fd := range high {
+		if err := unix.Dup3(fd, int(p.Preserve[i]), 0); err != nil {
+			return fmt.Errorf("keep file %d: %w", p.Preserve[i], err)
+		}
+	}
+	return nil
 }
 
 // lookup finds what the command's name may mean, as execvp(3) would.

@@ -39,8 +39,13 @@ func (s *setup) reap(p Process) (int, error) {
 		return 0, fmt.Errorf("start command: %w", err)
 	}
 	handoff.Donated(cmd)
-	if err := conn.Send(KindConfig, p); err != nil {
+	if err := conn.Send(KindConfig, p, p.preserved...); err != nil {
 		return 0, err
+	}
+	for _, f := range p.preserved {
+		if err := f.Close(); err != nil {
+			return 0, err
+		}
 	}
 	// This init only waits from here on.
 	if err := handoff.DropCapabilities(); err != nil {
@@ -83,6 +88,7 @@ func Run() {
 	var p Process
 	m, err := parent.Expect(KindConfig)
 	if err == nil {
+		p.preserved = m.Files
 		if err = m.Decode(&p); err == nil {
 			err = p.Exec()
 		}
