@@ -31,6 +31,7 @@ type network struct {
 	ns     int    // a process in the namespace; 0: the world itself
 	user   bool   // enter the user namespace as well
 	helper int    // the process that moves the packets; 0: none
+	iperf  int    // iperf3's server, if it is not the one outside
 	alone  string // name of the figure that only this is for, or empty
 	stops  []func()
 }
@@ -57,6 +58,7 @@ func (e *env) networks() []*network {
 		{name: "veth by root", remote: "10.9.0.1", dns: "10.9.0.1", start: e.veth},
 		{name: "urun, kernel", remote: hostIP, dns: "10.0.2.3", published: next(), start: e.urunNetwork("kernel")},
 		{name: "urun, netstack", remote: hostIP, dns: "10.0.2.3", published: next(), start: e.urunNetwork("netstack")},
+		{name: between, start: e.between},
 		{name: "slirp4netns, MTU 65520", remote: "10.0.2.2", dns: "10.0.2.3", start: e.slirp4netns("65520")},
 		{name: "slirp4netns, MTU 1500", remote: "10.0.2.2", dns: "10.0.2.3", start: e.slirp4netns("1500")},
 		{name: "pasta, tap", remote: "198.51.100.2", dns: "198.51.100.3", start: e.pasta},
@@ -194,42 +196,60 @@ func (e *env) rootlesskitNetwork(ctx context.Context, n *network) error {
 	})
 }
 
-// urunNetwork runs a container that only waits; its root is this program and nothing else.
+// container runs one that only waits; its root is this program and nothing else. It gives what inspect says of it.
+func (e *env) container(ctx context.Context, n *network, name, format string, flags ...string) (string, error) {
+	root := filepath.Join(e.home, "root")
+	for _, d := range []string{"", "etc", "proc", "sys", "dev", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return "", err
+		}
+		if err := os.Chown(filepath.Join(root, d), int(e.uid), int(e.gid)); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Link(e.self, filepath.Join(root, "netbench")); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err
+	}
+	args := append([]string{e.urun, "run", "-d", "--rm", "--name", name}, flags...)
+	if err := e.command(ctx, append(args, "--rootfs", root, "/netbench", loadStage, "pause")...); err != nil {
+		return "", err
+	}
+	n.user = true
+	n.stops = append(n.stops, func() { e.say(e.command(context.Background(), e.urun, "rm", "-f", name)) })
+	out, err := e.asUser(ctx, e.urun, "inspect", "-f", format, name).Output()
+	if err != nil {
+		return "", fmt.Errorf("urun inspect: %w", err)
+	}
+	return string(out), nil
+}
+
+// command runs a program as the measuring user to its end.
+func (e *env) command(ctx context.Context, args ...string) error {
+	if out, err := e.asUser(ctx, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", filepath.Base(args[0]), args[1], err, out)
+	}
+	return nil
+}
+
+func (e *env) say(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "netbench:", err)
+	}
+}
+
+// urunNetwork is a container with a network of its own.
 func (e *env) urunNetwork(driver string) func(context.Context, *network) error {
 	return func(ctx context.Context, n *network) error {
-		root := filepath.Join(e.home, "root")
-		for _, d := range []string{"", "etc", "proc", "sys", "dev", "tmp"} {
-			if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
-				return err
-			}
-			if err := os.Chown(filepath.Join(root, d), int(e.uid), int(e.gid)); err != nil {
-				return err
-			}
+		flags := []string{"--network", "slirp:driver=" + driver}
+		for i, port := range []int{iperfPort, echoPort, httpPort} {
+			flags = append(flags, "-p", fmt.Sprintf("%d:%d", n.published+i, port+1))
 		}
-		if err := os.Link(e.self, filepath.Join(root, "netbench")); err != nil && !errors.Is(err, os.ErrExist) {
+		out, err := e.container(ctx, n, "net-"+driver, "{{.Init.PID}} {{.Monitor.PID}}", flags...)
+		if err != nil {
 			return err
 		}
-		name := "net-" + driver
-		args := []string{e.urun, "run", "-d", "--rm", "--name", name, "--network", "slirp:driver=" + driver}
-		for i, port := range []int{iperfPort, echoPort, httpPort} {
-			args = append(args, "-p", fmt.Sprintf("%d:%d", n.published+i, port+1))
-		}
-		out, err := e.asUser(ctx, append(args, "--rootfs", root, "/netbench", loadStage, "pause")...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("urun run: %w: %s", err, out)
-		}
-		n.user = true
-		n.stops = append(n.stops, func() {
-			if out, err := e.asUser(context.Background(), e.urun, "rm", "-f", name).CombinedOutput(); err != nil {
-				fmt.Fprintf(os.Stderr, "netbench: urun rm: %v: %s\n", err, out)
-			}
-		})
-		out, err = e.asUser(ctx, e.urun, "inspect", "-f", "{{.Init.PID}} {{.Monitor.PID}}", name).Output()
-		if err != nil {
-			return fmt.Errorf("urun inspect: %w", err)
-		}
 		var monitor int
-		if _, err := fmt.Sscan(string(out), &n.ns, &monitor); err != nil {
+		if _, err := fmt.Sscan(out, &n.ns, &monitor); err != nil {
 			return err
 		}
 		return eventually("the network helper", func() error {
@@ -237,6 +257,41 @@ func (e *env) urunNetwork(driver string) func(context.Context, *network) error {
 			return err
 		})
 	}
+}
+
+// between is two containers on one network: the servers are in the second.
+func (e *env) between(ctx context.Context, n *network) error {
+	const name = "bench"
+	if err := e.command(ctx, e.urun, "network", "create", name); err != nil {
+		return err
+	}
+	n.stops = append(n.stops, func() { e.say(e.command(context.Background(), e.urun, "network", "rm", "-f", name)) })
+	const format = `{{.Init.PID}} {{(index .NetworkSettings.Networks "` + name + `").IPAddress}}`
+	server := network{name: n.name}
+	for i, c := range []*network{n, &server} {
+		out, err := e.container(ctx, n, fmt.Sprintf("between-%d", i), format, "--network", name)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Sscan(out, &c.ns, &c.remote); err != nil {
+			return err
+		}
+	}
+	n.remote, server.user = server.remote, true
+	for i, args := range [][]string{
+		{"iperf3", "-s", "-p", strconv.Itoa(iperfPort)},
+		{e.self, loadStage, "echo", fmt.Sprintf(":%d", echoPort)},
+		{e.self, loadStage, "http", fmt.Sprintf(":%d", httpPort)},
+	} {
+		cmd := e.inside(ctx, &server, args...)
+		if err := e.background(n, cmd); err != nil {
+			return err
+		}
+		if i == 0 {
+			n.iperf = cmd.Process.Pid
+		}
+	}
+	return nil
 }
 
 // childOf finds the child of a process that has a word on its command line.

@@ -143,25 +143,26 @@ func connect(addr string) error {
 	return errors.Join(c.(*net.TCPConn).SetLinger(0), c.Close())
 }
 
-// many makes n connections, 8 at a time, on each of which a byte goes there and back, and prints how many failed.
+// many makes n connections, 8 at a time, on each of which a byte goes there and back, and prints how many failed, and why the first did.
 func many(addr string, n int) error {
 	var wg sync.WaitGroup
 	var next, failed atomic.Int64
-	var said atomic.Bool
+	var first atomic.Pointer[error]
 	for range 8 {
 		wg.Go(func() {
 			for next.Add(1) <= int64(n) {
 				if err := oneEcho(addr); err != nil {
 					failed.Add(1)
-					if !said.Swap(true) {
-						fmt.Fprintln(os.Stderr, "many:", err)
-					}
+					first.CompareAndSwap(nil, &err)
 				}
 			}
 		})
 	}
 	wg.Wait()
 	fmt.Println(failed.Load())
+	if err := first.Load(); err != nil {
+		fmt.Println(*err)
+	}
 	return nil
 }
 

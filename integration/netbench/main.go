@@ -1,7 +1,10 @@
 // Netbench compares the networks of containers in one run, by turns: urun's drivers, slirp4netns, pasta and rootlesskit's port
 // driver, with the host's loopback and a veth pair made by root as limits.
 //
-//	netbench [-urun PROGRAM] [-rootlesskit PROGRAM] [-user NAME] [-out FILE] [-rounds N] [-span DURATION] [-only REGEXP]
+//	netbench [-urun PROGRAM] [-rootlesskit PROGRAM] [-user NAME] [-out FILE] [-rounds N] [-span DURATION] [-only REGEXP] [-figures REGEXP] [-pieces FILE]
+//
+// A whole run takes minutes. With -pieces it can be made of several, each of some figures: what is measured is kept in the file, and the
+// report is of all that it holds. A figure is always measured on all networks in one piece, by turns.
 //
 // It is called by root, who makes what an ordinary user cannot: a network namespace that stands for the host, so that nothing
 // of the machine's own network is measured or disturbed, a veth pair, and a private /etc/resolv.conf. Everything that is compared
@@ -48,7 +51,8 @@ type options struct {
 	urun, rootlesskit, user, out string
 	rounds                       int
 	span                         time.Duration
-	only                         *regexp.Regexp
+	only, figures                *regexp.Regexp
+	pieces                       string
 }
 
 func parseOptions(args []string) (options, error) {
@@ -60,7 +64,9 @@ func parseOptions(args []string) (options, error) {
 	f.StringVar(&o.out, "out", "", "the `document` to rewrite between its markers")
 	f.IntVar(&o.rounds, "rounds", 5, "rounds; their medians count")
 	f.DurationVar(&o.span, "span", time.Second, "of each measurement")
+	f.StringVar(&o.pieces, "pieces", "", "the `file` that holds what earlier runs have measured, and gets what this one does")
 	only := f.String("only", "", "`expression` for the networks to measure")
+	which := f.String("figures", "", "`expression` for the figures to measure")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -68,7 +74,10 @@ func parseOptions(args []string) (options, error) {
 	if f.NArg() != 0 {
 		return o, errors.New("no arguments are expected")
 	}
-	o.only, err = regexp.Compile(*only)
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, err
+	}
+	o.figures, err = regexp.Compile(*which)
 	return o, err
 }
 

@@ -26,6 +26,7 @@ type figure struct {
 }
 
 const (
+	between                                         = "urun, between containers"
 	out1, out8, outCPU, rtt, conn, wrkConn, lookups = "TCP out, 1 stream", "TCP out, 8 streams", "CPU seconds a gigabit", "round trip, p50", "connects", "connects, wrk, 8 at a time", "DNS lookups, dnsperf"
 	pub1, pubConn, pubRTT                           = "published TCP", "published connects, each with an echo", "published round trip"
 )
@@ -56,22 +57,18 @@ func addr(ip string, port int) string { return net.JoinHostPort(ip, strconv.Itoa
 
 type measurer struct {
 	*env
+	results
 	servers  *servers
 	networks []*network
-	got      map[string]map[string][]float64 // figure -> network -> rounds
-	notes    []string
-	memory   map[string]memory
-	versions []string
-	kernel   string
-	load     [2]string
-	took     time.Duration
-	failed   string // of the many connections
 }
 
 func (m *measurer) all(ctx context.Context) error {
 	start := time.Now()
-	m.got, m.memory = map[string]map[string][]float64{}, map[string]memory{}
-	m.load[0] = loadAverage()
+	m.results = results{Got: map[string]map[string][]float64{}, Memory: map[string]memory{}, Rounds: m.rounds, Span: m.span, Pieces: 1}
+	var err error
+	if m.Load[0], err = loadAverage(); err != nil {
+		return err
+	}
 	if err := m.machine(ctx); err != nil {
 		return err
 	}
@@ -92,7 +89,7 @@ func (m *measurer) all(ctx context.Context) error {
 		if i%2 == 1 {
 			slices.Reverse(order)
 		}
-		fmt.Fprintf(os.Stderr, "netbench: round %d of %d (load %s)\n", i+1, m.rounds, loadAverage())
+		fmt.Fprintf(os.Stderr, "netbench: round %d of %d\n", i+1, m.rounds)
 		for _, f := range figures {
 			for _, n := range order {
 				m.one(ctx, f, n)
@@ -109,19 +106,20 @@ func (m *measurer) all(ctx context.Context) error {
 				m.note("%s: its helper has ended: %v", n.name, err)
 				continue
 			}
-			m.memory[n.name] = memory{m.memory[n.name].now, loaded.highest}
+			m.Memory[n.name] = memory{m.Memory[n.name].Now, loaded.Highest}
 		}
 	}
 	m.hundredThousand(ctx)
-	m.load[1], m.took = loadAverage(), time.Since(start)
-	return nil
+	m.Took = time.Since(start)
+	m.Load[1], err = loadAverage()
+	return err
 }
 
 func (m *measurer) note(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
 	fmt.Fprintln(os.Stderr, "netbench:", s)
-	if !slices.Contains(m.notes, s) {
-		m.notes = append(m.notes, s)
+	if !slices.Contains(m.Notes, s) {
+		m.Notes = append(m.Notes, s)
 	}
 }
 
@@ -136,6 +134,7 @@ func (m *measurer) bring(ctx context.Context, n *network) error {
 		}
 	}
 	m.networks = append(m.networks, n)
+	m.Networks = append(m.Networks, n.name)
 	if n.published != 0 {
 		if err := m.servers.startInside(ctx, m.env, n); err != nil {
 			return err
@@ -146,14 +145,14 @@ func (m *measurer) bring(ctx context.Context, n *network) error {
 		if err == nil && n.helper != 0 {
 			var idle memory
 			idle, err = memoryOf(n.helper)
-			m.memory[n.name] = idle
+			m.Memory[n.name] = idle
 		}
 		return err
 	})
 }
 
 func (m *measurer) one(ctx context.Context, f figure, n *network) {
-	if f.published && n.published == 0 || f.name == lookups && n.dns == "" || n.alone != "" && !f.published {
+	if !m.figures.MatchString(f.name) || f.published && n.published == 0 || f.name == lookups && n.dns == "" || n.alone != "" && !f.published {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -171,10 +170,10 @@ func (m *measurer) one(ctx context.Context, f figure, n *network) {
 }
 
 func (m *measurer) keep(name string, n *network, v float64) {
-	if m.got[name] == nil {
-		m.got[name] = map[string][]float64{}
+	if m.Got[name] == nil {
+		m.Got[name] = map[string][]float64{}
 	}
-	m.got[name][n.name] = append(m.got[name][n.name], v)
+	m.Got[name][n.name] = append(m.Got[name][n.name], v)
 }
 
 // cpu gives the CPU seconds that have gone into iperf3's clients, its server outside and the network's helper.
@@ -184,7 +183,11 @@ func (m *measurer) cpu(n *network) float64 {
 		return 0
 	}
 	sum := float64(self.Utime.Nano()+self.Stime.Nano()) / 1e9
-	for _, pid := range []int{m.servers.iperf, n.helper} {
+	server := n.iperf
+	if server == 0 {
+		server = m.servers.iperf
+	}
+	for _, pid := range []int{server, n.helper} {
 		if pid != 0 {
 			if s, err := procStat(fmt.Sprintf("/proc/%d", pid)); err == nil {
 				sum += s.cpu
@@ -276,6 +279,9 @@ func rate(re *regexp.Regexp, out []byte) (float64, error) {
 // hundredThousand counts the connections of urun's best driver that fail.
 func (m *measurer) hundredThousand(ctx context.Context) {
 	const connections = 100_000
+	if !m.figures.MatchString("100000 connections") {
+		return
+	}
 	for _, n := range m.networks {
 		if n.name != "urun, kernel" {
 			continue
@@ -283,12 +289,17 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
 		start := time.Now()
-		failed, err := m.own(m.env.inside(ctx, n, m.self, loadStage, "many", addr(n.remote, echoPort), strconv.Itoa(connections)))
+		out, err := output(m.env.inside(ctx, n, m.self, loadStage, "many", addr(n.remote, echoPort), strconv.Itoa(connections)))
 		if err != nil {
 			m.note("100,000 connections: %v", err)
 			return
 		}
-		m.failed = fmt.Sprintf("%d connections of %s, 8 at a time, each with a byte there and back: %.0f failed, %.0f connections a second", connections, n.name, failed, connections/time.Since(start).Seconds())
+		rate := connections / time.Since(start).Seconds()
+		failed, why, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		m.Failed = fmt.Sprintf("%d connections of %s, 8 at a time, each with a byte there and back: %s failed, %.0f connections a second", connections, n.name, failed, rate)
+		if why != "" {
+			m.Failed += ". The first failure: " + why
+		}
 	}
 }
 
@@ -297,19 +308,19 @@ func (m *measurer) machine(ctx context.Context) error {
 	if err := unix.Uname(&u); err != nil {
 		return err
 	}
-	m.kernel = fmt.Sprintf("%s, %d CPUs", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU())
+	m.Kernel = fmt.Sprintf("%s, %d CPUs", unix.ByteSliceToString(u.Release[:]), runtime.NumCPU())
 	out, err := exec.CommandContext(ctx, m.urun, "version").Output()
 	if err != nil {
 		return fmt.Errorf("urun version: %w", err)
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
-	m.versions = []string{line}
+	m.Versions = []string{line}
 	out, err = exec.CommandContext(ctx, "dpkg-query", "-W", "-f", "${Package} ${Version}\n", "slirp4netns", "passt", "iperf3", "wrk", "dnsperf").Output()
 	if err != nil {
 		return fmt.Errorf("dpkg-query: %w", err)
 	}
-	m.versions = append(m.versions, strings.Split(strings.TrimSpace(string(out)), "\n")...)
+	m.Versions = append(m.Versions, strings.Split(strings.TrimSpace(string(out)), "\n")...)
 	out, err = exec.CommandContext(ctx, m.rootlesskit, "--version").Output()
-	m.versions = append(m.versions, strings.TrimSpace(string(out)))
+	m.Versions = append(m.Versions, strings.TrimSpace(string(out)))
 	return err
 }

@@ -36,7 +36,7 @@ func procStat(dir string) (stat, error) {
 }
 
 // memory is the resident set of a process in MB.
-type memory struct{ now, highest float64 }
+type memory struct{ Now, Highest float64 }
 
 func memoryOf(pid int) (memory, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -52,9 +52,9 @@ func memoryOf(pid int) (memory, error) {
 		kb, err := strconv.ParseFloat(f[1], 64)
 		switch f[0] {
 		case "VmRSS:":
-			m.now = kb / 1024
+			m.Now = kb / 1024
 		case "VmHWM:":
-			m.highest = kb / 1024
+			m.Highest = kb / 1024
 		default:
 			continue
 		}
@@ -65,12 +65,14 @@ func memoryOf(pid int) (memory, error) {
 	return m, nil
 }
 
-func loadAverage() string {
+// loadAverage is that of the last minute.
+func loadAverage() (float64, error) {
 	data, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return err.Error()
+		return 0, err
 	}
-	return strings.Fields(string(data))[0]
+	first, _, _ := strings.Cut(string(data), " ")
+	return strconv.ParseFloat(first, 64)
 }
 
 // servers are what the loads talk to.

@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -34,18 +33,24 @@ var targets = []target{
 	{what: "the same, 8 streams", figure: out8, a: "urun, kernel", b: "veth by root", bound: 0.65},
 	{what: "netstack at MTU 1500: 7 x slirp4netns at 1500", figure: out1, a: "urun, netstack", b: "slirp4netns, MTU 1500", bound: 7},
 	{what: "published TCP: rootlesskit's builtin", figure: pub1, a: "urun, kernel", b: "rootlesskit builtin", bound: 1},
+	{what: "between containers: 0.95 x a veth pair by root", figure: out1, a: between, b: "veth by root", bound: 0.95},
+	{what: "the same, 8 streams", figure: out8, a: between, b: "veth by root", bound: 0.95},
 	{what: "connects: 5,000 where loopback has 8,000", figure: conn, a: "urun, kernel", b: "host loopback", bound: 5.0 / 8},
 	{what: "round trip: 60 us where pasta has 67", figure: rtt, a: "urun, kernel", b: "pasta, splice", bound: 60.0 / 67, atMost: true},
 	{what: "DNS: 12,000 where pasta has 10,000", figure: lookups, a: "urun, kernel", b: "pasta, tap", bound: 1.2},
 }
 
-func (m *measurer) render() string {
+func (m *results) render() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Made by `make bench-net` in one run of %s; load average %s before, %s after. Kernel %s.\n", m.took.Round(time.Second), m.load[0], m.load[1], m.kernel)
-	if v, err := strconv.ParseFloat(m.load[0], 64); err != nil || v > 0.5*float64(runtime.NumCPU()) {
+	how := "in one run of " + m.Took.Round(time.Second).String()
+	if m.Pieces > 1 {
+		how = fmt.Sprintf("in %d runs of together %s, each figure on all networks in one of them", m.Pieces, m.Took.Round(time.Second))
+	}
+	fmt.Fprintf(&b, "Made by `make bench-net` %s; load average at most %.2f before, %.2f after. Kernel %s.\n", how, m.Load[0], m.Load[1], m.Kernel)
+	if m.Load[0] > 0.5*float64(runtime.NumCPU()) {
 		b.WriteString("**The machine was busy with other work**, which meets those most that need the most processes for a byte: only a quiet machine's figures say anything.\n")
 	}
-	fmt.Fprintf(&b, "%s.\nMedians of %d rounds, each measurement %s long, by turns.\n\n", strings.Join(m.versions, "; "), m.rounds, m.span)
+	fmt.Fprintf(&b, "%s.\nMedians of %d rounds, each measurement %s long, by turns.\n\n", strings.Join(m.Versions, "; "), m.Rounds, m.Span)
 	columns := []struct{ name, unit string }{}
 	for _, f := range figures {
 		columns = append(columns, struct{ name, unit string }{f.name, f.unit})
@@ -58,13 +63,13 @@ func (m *measurer) render() string {
 		fmt.Fprintf(&b, " %s |", strings.TrimSpace(c.name+" "+c.unit))
 	}
 	b.WriteString(" helper's memory MB, idle / highest |\n|---|" + strings.Repeat("---|", len(columns)+1) + "\n")
-	for _, n := range m.networks {
-		fmt.Fprintf(&b, "| %s |", n.name)
+	for _, n := range m.Networks {
+		fmt.Fprintf(&b, "| %s |", n)
 		for _, c := range columns {
-			fmt.Fprintf(&b, " %s |", number(m.got[c.name][n.name]))
+			fmt.Fprintf(&b, " %s |", number(m.Got[c.name][n]))
 		}
-		if mem, ok := m.memory[n.name]; ok {
-			fmt.Fprintf(&b, " %.0f / %.0f |\n", mem.now, mem.highest)
+		if mem, ok := m.Memory[n]; ok {
+			fmt.Fprintf(&b, " %.0f / %.0f |\n", mem.Now, mem.Highest)
 		} else {
 			b.WriteString(" |\n")
 		}
@@ -74,18 +79,18 @@ func (m *measurer) render() string {
 		m.verdict(&b, t)
 	}
 	m.absolute(&b)
-	if m.failed != "" {
-		fmt.Fprintf(&b, "\n%s.\n", m.failed)
+	if m.Failed != "" {
+		fmt.Fprintf(&b, "\n%s.\n", m.Failed)
 	}
-	for _, n := range m.notes {
+	for _, n := range m.Notes {
 		fmt.Fprintf(&b, "\n%s\n", n)
 	}
 	return b.String()
 }
 
-func (m *measurer) verdict(b *strings.Builder, t target) {
+func (m *results) verdict(b *strings.Builder, t target) {
 	// The median of the ratios of each round: other work on the machine meets both sides alike.
-	x, y := m.got[t.figure][t.a], m.got[t.figure][t.b]
+	x, y := m.Got[t.figure][t.a], m.Got[t.figure][t.b]
 	var ratios []float64
 	for i := range min(len(x), len(y)) {
 		ratios = append(ratios, x[i]/y[i])
@@ -101,13 +106,13 @@ func (m *measurer) verdict(b *strings.Builder, t target) {
 	fmt.Fprintf(b, "| %s | **%.2f** | %s %.2f | %s |\n", t.what, r, sign, t.bound, verdict(met))
 }
 
-func (m *measurer) absolute(b *strings.Builder) {
-	if v := m.got[outCPU]["urun, kernel"]; len(v) > 0 {
+func (m *results) absolute(b *strings.Builder) {
+	if v := m.Got[outCPU]["urun, kernel"]; len(v) > 0 {
 		fmt.Fprintf(b, "| CPU seconds a gigabit | **%.3f** | ≤ 0.09 | %s |\n", median(v), verdict(median(v) <= 0.09))
 	}
-	if mem, ok := m.memory["urun, kernel"]; ok {
-		fmt.Fprintf(b, "| memory idle, MB | **%.0f** | ≤ 40 | %s |\n", mem.now, verdict(mem.now <= 40))
-		fmt.Fprintf(b, "| memory loaded, MB | **%.0f** | ≤ 120 | %s |\n", mem.highest, verdict(mem.highest <= 120))
+	if mem, ok := m.Memory["urun, kernel"]; ok {
+		fmt.Fprintf(b, "| memory idle, MB | **%.0f** | ≤ 40 | %s |\n", mem.Now, verdict(mem.Now <= 40))
+		fmt.Fprintf(b, "| memory loaded, MB | **%.0f** | ≤ 120 | %s |\n", mem.Highest, verdict(mem.Highest <= 120))
 	}
 }
 

@@ -46,7 +46,14 @@ func world(ctx context.Context, args []string) error {
 	if err := m.all(ctx); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(e.dir, "report"), []byte(m.render()), 0o600)
+	whole, err := readPieces(e.pieces)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(whole.add(m.results), whole.write(e.pieces)); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(e.dir, "report"), []byte(whole.render()), 0o600)
 }
 
 // prepare makes the user, programs that he can execute, and the network of the world.
