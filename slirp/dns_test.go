@@ -10,63 +10,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/urun-dev/urun/slirp/dnsproxy/dnstest"
 )
-
-// dnsServer serves both transports on one port of the host's loopback.
-func dnsServer(t testing.TB, handle dns.HandlerFunc) netip.AddrPort {
-	t.Helper()
-	for range 20 {
-		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := net.Listen("tcp", pc.LocalAddr().String())
-		if err != nil {
-			pc.Close()
-			continue
-		}
-		for _, srv := range []*dns.Server{{PacketConn: pc, Handler: handle}, {Listener: l, Handler: handle}} {
-			started := make(chan struct{})
-			srv.NotifyStartedFunc = func() { close(started) }
-			go srv.ActivateAndServe()
-			<-started
-			t.Cleanup(func() { srv.Shutdown() })
-		}
-		return pc.LocalAddr().(*net.UDPAddr).AddrPort()
-	}
-	t.Fatal("no port is free for both udp and tcp")
-	return netip.AddrPort{}
-}
-
-// answerA answers every question with n addresses from a.
-func answerA(a string, n int) dns.HandlerFunc {
-	return func(w dns.ResponseWriter, r *dns.Msg) {
-		m := new(dns.Msg)
-		m.SetReply(r)
-		ip := netip.MustParseAddr(a)
-		for range n {
-			m.Answer = append(m.Answer, &dns.A{
-				Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: ip.AsSlice(),
-			})
-			ip = ip.Next()
-		}
-		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp && n > 20 {
-			m.Answer, m.Truncated = nil, true
-		}
-		w.WriteMsg(m)
-	}
-}
-
-// deaf is a resolver that never answers.
-func deaf(t testing.TB) netip.AddrPort {
-	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c.LocalAddr().(*net.UDPAddr).AddrPort()
-}
 
 // ask sends a query from inside.
 func (s *space) ask(t testing.TB, network, server string, q *dns.Msg) (*dns.Msg, error) {
@@ -91,7 +37,7 @@ func (s *space) ask(t testing.TB, network, server string, q *dns.Msg) (*dns.Msg,
 func queryA(name string) *dns.Msg { return new(dns.Msg).SetQuestion(name, dns.TypeA) }
 
 func TestDNS(t *testing.T) {
-	up := dnsServer(t, answerA("192.0.2.1", 1))
+	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 1))
 	s := newSpace(t, Config{
 		AllowHostLoopback: true,
 		Resolvers:         []netip.AddrPort{up},
@@ -135,9 +81,7 @@ func TestDNS(t *testing.T) {
 }
 
 func TestHostNamesNeedAllowHostLoopback(t *testing.T) {
-	up := dnsServer(t, func(w dns.ResponseWriter, r *dns.Msg) {
-		w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeNameError))
-	})
+	up := dnstest.Serve(t, dnstest.Code(dns.RcodeNameError))
 	s := newSpace(t, Config{Resolvers: []netip.AddrPort{up}})
 	r, err := s.ask(t, "udp", "10.0.2.3:53", queryA("host.containers.internal."))
 	if err != nil || r.Rcode != dns.RcodeNameError {
@@ -146,17 +90,9 @@ func TestHostNamesNeedAllowHostLoopback(t *testing.T) {
 }
 
 func TestDNSFailsOverWithinASecond(t *testing.T) {
-	up := dnsServer(t, answerA("192.0.2.1", 1))
-	servfail := dnsServer(t, func(w dns.ResponseWriter, r *dns.Msg) {
-		w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeServerFailure))
-	})
-	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := closed.LocalAddr().(*net.UDPAddr).AddrPort()
-	closed.Close()
-	for name, first := range map[string]netip.AddrPort{"silent": deaf(t), "failing": servfail, "absent": nobody} {
+	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 1))
+	servfail := dnstest.Serve(t, dnstest.Code(dns.RcodeServerFailure))
+	for name, first := range map[string]netip.AddrPort{"silent": dnstest.Deaf(t), "failing": servfail, "absent": dnstest.Absent(t)} {
 		t.Run(name, func(t *testing.T) {
 			s := newSpace(t, Config{Resolvers: []netip.AddrPort{first, up}})
 			start := time.Now()
@@ -172,7 +108,7 @@ func TestDNSFailsOverWithinASecond(t *testing.T) {
 }
 
 func TestDNSWithoutResolversFails(t *testing.T) {
-	s := newSpace(t, Config{Resolvers: []netip.AddrPort{deaf(t)}})
+	s := newSpace(t, Config{Resolvers: []netip.AddrPort{dnstest.Deaf(t)}})
 	r, err := s.ask(t, "udp", "10.0.2.3:53", queryA("example.org."))
 	if err != nil || r.Rcode != dns.RcodeServerFailure || len(r.Question) != 1 {
 		t.Errorf("%v, %v", r, err)
@@ -180,7 +116,7 @@ func TestDNSWithoutResolversFails(t *testing.T) {
 }
 
 func TestDNSTruncation(t *testing.T) {
-	up := dnsServer(t, answerA("192.0.2.1", 100))
+	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 100))
 	s := newSpace(t, Config{Resolvers: []netip.AddrPort{up}})
 	ask := func(network string, edns uint16) *dns.Msg {
 		q := queryA("many.example.")
@@ -241,7 +177,7 @@ func TestForgedAnswersAreIgnored(t *testing.T) {
 
 func TestQueriesAreBounded(t *testing.T) {
 	var most, now atomic.Int64
-	up := dnsServer(t, func(w dns.ResponseWriter, r *dns.Msg) {
+	up := dnstest.Serve(t, func(w dns.ResponseWriter, r *dns.Msg) {
 		if n := now.Add(1); n > most.Load() {
 			most.Store(n)
 		}

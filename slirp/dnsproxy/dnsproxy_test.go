@@ -2,65 +2,28 @@ package dnsproxy
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/miekg/dns"
-)
+	"golang.org/x/sys/unix"
 
-// serve answers on both transports of one port of the loopback.
-func serve(t testing.TB, handle dns.HandlerFunc) netip.AddrPort {
-	t.Helper()
-	for range 20 {
-		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := net.Listen("tcp", pc.LocalAddr().String())
-		if err != nil {
-			pc.Close()
-			continue
-		}
-		for _, srv := range []*dns.Server{{PacketConn: pc, Handler: handle}, {Listener: l, Handler: handle}} {
-			started := make(chan struct{})
-			srv.NotifyStartedFunc = func() { close(started) }
-			go srv.ActivateAndServe()
-			<-started
-			t.Cleanup(func() { srv.Shutdown() })
-		}
-		return pc.LocalAddr().(*net.UDPAddr).AddrPort()
-	}
-	t.Fatal("no port is free for both udp and tcp")
-	return netip.AddrPort{}
-}
+	"github.com/urun-dev/urun/slirp/dnsproxy/dnstest"
+)
 
 // address answers every question with one address and counts the questions.
 func address(a string, count *atomic.Int64) dns.HandlerFunc {
+	answer := dnstest.Addresses(a, 1)
 	return func(w dns.ResponseWriter, r *dns.Msg) {
 		count.Add(1)
-		m := new(dns.Msg).SetReply(r)
-		m.Answer = []dns.RR{&dns.A{
-			Hdr: dns.RR_Header{Name: r.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1},
-			A:   net.ParseIP(a),
-		}}
-		w.WriteMsg(m)
+		answer(w, r)
 	}
-}
-
-func deaf(t testing.TB) netip.AddrPort {
-	t.Helper()
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
 func upstream(t testing.TB, servers ...netip.AddrPort) *Upstream {
@@ -95,12 +58,12 @@ func ask(t testing.TB, names Names, u *Upstream, name string, typ uint16) *dns.M
 func TestASilentServerIsAskedLastUntilItIsBack(t *testing.T) {
 	var first, second atomic.Int64
 	var alive atomic.Bool
-	flaky := serve(t, func(w dns.ResponseWriter, r *dns.Msg) {
+	flaky := dnstest.Serve(t, func(w dns.ResponseWriter, r *dns.Msg) {
 		if alive.Load() {
 			address("192.0.2.1", &first)(w, r)
 		}
 	})
-	u := upstream(t, flaky, serve(t, address("192.0.2.2", &second)))
+	u := upstream(t, flaky, dnstest.Serve(t, address("192.0.2.2", &second)))
 	start := time.Now()
 	ask(t, noNames, u, "a.example.", dns.TypeA)
 	if d := time.Since(start); d < hedgeAfter || d > hedgeAfter+time.Second {
@@ -133,15 +96,10 @@ func TestASilentServerIsAskedLastUntilItIsBack(t *testing.T) {
 }
 
 func TestRefusedAndFailingServersArePassedOver(t *testing.T) {
-	c, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := c.LocalAddr().(*net.UDPAddr).AddrPort()
-	c.Close()
-	refuses := serve(t, func(w dns.ResponseWriter, r *dns.Msg) { w.WriteMsg(new(dns.Msg).SetRcode(r, dns.RcodeRefused)) })
+	closed := dnstest.Absent(t)
+	refuses := dnstest.Serve(t, dnstest.Code(dns.RcodeRefused))
 	var n atomic.Int64
-	u := upstream(t, closed, refuses, serve(t, address("192.0.2.3", &n)))
+	u := upstream(t, closed, refuses, dnstest.Serve(t, address("192.0.2.3", &n)))
 	start := time.Now()
 	if m := ask(t, noNames, u, "x.example.", dns.TypeA); m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
 		t.Errorf("%v", m)
@@ -168,7 +126,7 @@ func TestNamesOfNamedAddresses(t *testing.T) {
 		"none": nil,
 	}
 	var n atomic.Int64
-	u := upstream(t, serve(t, address("192.0.2.3", &n)))
+	u := upstream(t, dnstest.Serve(t, address("192.0.2.3", &n)))
 	for _, tt := range []struct {
 		name string
 		typ  uint16
@@ -218,7 +176,7 @@ func (n tableNames) Reverse(a netip.Addr) (names []string, known bool) {
 
 func TestSocketsAreClosed(t *testing.T) {
 	var n atomic.Int64
-	u := NewUpstream(Config{Servers: []netip.AddrPort{serve(t, address("192.0.2.1", &n)), deaf(t)}})
+	u := NewUpstream(Config{Servers: []netip.AddrPort{dnstest.Serve(t, address("192.0.2.1", &n)), dnstest.Deaf(t)}})
 	before := descriptors(t)
 	done := make(chan bool)
 	for range 8 {
@@ -283,5 +241,55 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 	}
 	if got := fmt.Sprint((&resolvers{path: path}).list()); got != "[127.0.0.1:53]" {
 		t.Errorf("with no file at all: %s", got)
+	}
+}
+
+// polls is a Watcher.
+type polls struct{}
+
+func (polls) Watch(fd int, ready func()) (func(), error) {
+	ended := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+				fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+				if n, err := unix.Poll(fds, 20); n > 0 && err == nil {
+					ready()
+				}
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(ended) }), nil
+}
+
+func TestSocketsWatchedBySomebodyElse(t *testing.T) {
+	var n atomic.Int64
+	before := descriptors(t)
+	u := NewUpstream(Config{Servers: []netip.AddrPort{dnstest.Deaf(t), dnstest.Serve(t, address("192.0.2.1", &n))}, Watcher: polls{}})
+	ask(t, noNames, u, "a.example.", dns.TypeA) // the first server is silent: later ones go to the other at once
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				if m := ask(t, noNames, u, "x.example.", dns.TypeA); len(m.Answer) != 1 {
+					t.Errorf("%v", m)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	absent := NewUpstream(Config{Servers: []netip.AddrPort{dnstest.Absent(t)}, Watcher: polls{}})
+	if m := ask(t, noNames, absent, "x.example.", dns.TypeA); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("%v", m)
+	}
+	absent.Close()
+	u.Close()
+	for end := time.Now().Add(30 * time.Second); descriptors(t) > before+3; time.Sleep(5 * time.Millisecond) { // the resolvers' own
+		if time.Now().After(end) {
+			t.Fatalf("%d descriptors more than before", descriptors(t)-before)
+		}
 	}
 }

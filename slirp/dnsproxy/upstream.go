@@ -35,13 +35,24 @@ type Config struct {
 	ResolvConf string
 	// MaxQueries bounds the queries at once; 0 means 512.
 	MaxQueries int
+	// Watcher, if there is one, watches the sockets; else a goroutine waits for each.
+	Watcher Watcher
+}
+
+// Watcher is an event loop of somebody else's.
+type Watcher interface {
+	// Watch has ready called, on whatever thread, whenever there may be something to read from fd; sometimes for nothing. stop ends
+	// that before fd is closed; a call that is under way may come after.
+	Watch(fd int, ready func()) (stop func(), err error)
 }
 
 // Upstream asks resolvers. Its methods may be called concurrently.
 type Upstream struct {
-	conf  *resolvers
-	slots chan struct{}
-	bufs  sync.Pool // of *[dns.MaxMsgSize]byte
+	conf    *resolvers
+	watcher Watcher
+	slots   chan struct{}
+	bufs    sync.Pool // of *[dns.MaxMsgSize]byte
+	waiting waiting
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -61,6 +72,7 @@ func NewUpstream(cfg Config) *Upstream {
 	}
 	u := &Upstream{
 		bufs:    sync.Pool{New: func() any { return new([dns.MaxMsgSize]byte) }},
+		watcher: cfg.Watcher,
 		conf:    &resolvers{path: cfg.ResolvConf, fixed: cfg.Servers},
 		slots:   make(chan struct{}, cfg.MaxQueries),
 		servers: map[netip.AddrPort]*server{},
@@ -87,6 +99,7 @@ func (u *Upstream) Close() {
 	u.life.Lock()
 	u.closed = true
 	u.life.Unlock()
+	u.waiting.stop()
 	u.mu.Lock()
 	servers := slices.Collect(maps.Values(u.servers))
 	u.mu.Unlock()
@@ -122,41 +135,126 @@ func (u *Upstream) Start(q *Query, done func(reply []byte)) {
 		u.slowly(q, done)
 		return
 	}
-	w := &quick{u: u, q: q, done: done}
-	// Nothing else looks at w before the timer is set: the answer is held back by the lock.
+	w := &quick{u: u, q: q, done: done, sent: time.Now()}
+	// Nothing looks at the ticket before it is there: the answer is held back by the lock.
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	u.waiting.add(w)
 	t, err := s.send(q, w.take)
 	if err != nil {
+		u.waiting.remove(w)
 		u.slowly(q, done)
 		return
 	}
-	w.timer = time.AfterFunc(hedgeAfter, func() {
-		if t.cancel() {
-			s.silentSince(time.Now())
-			u.slowly(q, done)
-		}
-	})
+	w.ticket = t
 }
 
-// quick is a query as nearly all of them go: one server is asked and answers. No goroutine waits for that.
+// quick is a query as nearly all of them go: one server is asked and answers. No goroutine waits for that, and no timer of its own.
 type quick struct {
-	u     *Upstream
-	q     *Query
-	done  func([]byte)
-	mu    sync.Mutex
-	timer *time.Timer
+	u    *Upstream
+	q    *Query
+	done func([]byte)
+	sent time.Time
+
+	before, after *quick // in waiting, guarded by its lock
+
+	mu     sync.Mutex // before that of waiting and of a port
+	ticket *ticket
 }
 
 func (w *quick) take(a answer) {
-	w.mu.Lock()
-	w.timer.Stop()
-	w.mu.Unlock()
+	w.u.waiting.remove(w)
 	if a.err != nil || a.msg[2]&2 != 0 || !settles(a.msg) {
 		w.u.slowly(w.q, w.done)
 		return
 	}
 	w.done(truncate(a.msg, len(w.q.wire()), w.q.limit()))
+}
+
+// late gives up on the server and asks another.
+func (w *quick) late() {
+	w.mu.Lock()
+	t := w.ticket
+	w.mu.Unlock()
+	if t != nil && t.cancel() {
+		t.port.server.silentSince(time.Now())
+		w.u.slowly(w.q, w.done)
+	}
+}
+
+// waiting are the quick queries without an answer, oldest first, and one timer for all of them.
+type waiting struct {
+	mu           sync.Mutex
+	oldest, last *quick
+	timer        *time.Timer
+	armed, ended bool
+}
+
+func (l *waiting) add(w *quick) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w.before = l.last; l.last != nil {
+		l.last.after = w
+	} else {
+		l.oldest = w
+	}
+	l.last = w
+	if !l.armed && !l.ended {
+		l.armed = true
+		l.timer = time.AfterFunc(hedgeAfter, l.expire)
+	}
+}
+
+func (l *waiting) remove(w *quick) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.unlink(w)
+}
+
+// unlink may be called again; l.mu is held.
+func (l *waiting) unlink(w *quick) {
+	if w.before == nil && l.oldest != w {
+		return
+	}
+	if w.before != nil {
+		w.before.after = w.after
+	} else {
+		l.oldest = w.after
+	}
+	if w.after != nil {
+		w.after.before = w.before
+	} else {
+		l.last = w.before
+	}
+	w.before, w.after = nil, nil
+}
+
+// expire is the timer's: it ends the wait of those that have waited long enough, and sets the timer for the next.
+func (l *waiting) expire() {
+	var late []*quick
+	l.mu.Lock()
+	now := time.Now()
+	for l.oldest != nil && now.Sub(l.oldest.sent) >= hedgeAfter {
+		late = append(late, l.oldest)
+		l.unlink(l.oldest)
+	}
+	l.armed = l.oldest != nil && !l.ended
+	if l.armed {
+		l.timer.Reset(l.oldest.sent.Add(hedgeAfter).Sub(now))
+	}
+	l.mu.Unlock()
+	for _, w := range late {
+		w.late()
+	}
+}
+
+func (l *waiting) stop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ended = true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
 }
 
 // slowly goes through all that may be tried.
@@ -174,7 +272,7 @@ func (u *Upstream) first() *server {
 	if len(u.servers) != len(addrs) {
 		return nil // servers come or go
 	}
-	if s := u.servers[addrs[0]]; s != nil && s.isHealthy() {
+	if s := u.servers[addrs[0]]; s != nil && !s.bad.Load() {
 		return s
 	}
 	return nil
