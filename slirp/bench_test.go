@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 )
 
 // The benchmarks put client, server and stack in three processes, as they are in life.
@@ -55,6 +56,23 @@ func traffic(args []string) int {
 		}
 		fmt.Println(0)
 		return 0
+	}
+	if args[0] == "drop" || args[0] == "undrop" {
+		if err := dropArriving(args[0] == "drop"); err != nil {
+			return fail(err)
+		}
+		fmt.Println(0)
+		return 0
+	}
+	if args[0] == "echo" { // on the listener that it inherits
+		l, err := net.FileListener(os.NewFile(3, "listener"))
+		for err == nil {
+			var c net.Conn
+			if c, err = l.Accept(); err == nil {
+				go echoTCP(c.(*net.TCPConn))
+			}
+		}
+		return fail(err)
 	}
 	if args[0] == "configure" {
 		runtime.LockOSThread()
@@ -109,6 +127,7 @@ func traffic(args []string) int {
 			if err != nil {
 				return fail(err)
 			}
+			c.(*net.TCPConn).SetLinger(0) // or its port is in TIME_WAIT, and soon all are
 			c.Close()
 		}
 		fmt.Println(float64(n) / time.Since(start).Seconds())
@@ -134,6 +153,25 @@ func traffic(args []string) int {
 		fmt.Println(took[len(took)/2])
 	}
 	return 0
+}
+
+// dropArriving drops, or no longer drops, what comes from the TUN.
+func dropArriving(drop bool) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	t := &nftables.Table{Name: "drop", Family: nftables.TableFamilyINet}
+	if !drop {
+		conn.DelTable(t)
+		return conn.Flush()
+	}
+	conn.AddTable(t)
+	chain := conn.AddChain(&nftables.Chain{
+		Name: "arriving", Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
+	})
+	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(device(expr.MetaKeyIIFNAME, tunName), &expr.Verdict{Kind: expr.VerdictDrop})})
+	return conn.Flush()
 }
 
 func serveTraffic(c *net.TCPConn) {

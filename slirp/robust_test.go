@@ -75,7 +75,7 @@ func manyConnectionsLeaveNothing(t *testing.T, s *space, total int) {
 			return fmt.Errorf("connect: %w", err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		if _, err := c.Write([]byte("x")); err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func manyConnectionsLeaveNothing(t *testing.T, s *space, total int) {
 			t.Fatal(err)
 		}
 	}
-	goroutines, fds := runtime.NumGoroutine(), openFDs(t)
+	goroutines, fds, heap := runtime.NumGoroutine(), openFDs(t), heapInUse()
 	start := time.Now()
 	for i := range total {
 		if err := one(); err != nil {
@@ -95,9 +95,16 @@ func manyConnectionsLeaveNothing(t *testing.T, s *space, total int) {
 		}
 	}
 	t.Logf("%d connections in %v", total, time.Since(start))
-	waitFor(t, "goroutines and descriptors to go", func() bool {
-		return s.net.tcp.flows.Load() == 0 && runtime.NumGoroutine() <= goroutines+10 && openFDs(t) <= fds+10
+	waitFor(t, "goroutines, descriptors and memory to go", func() bool {
+		return s.net.tcp.flows.Load() == 0 && runtime.NumGoroutine() <= goroutines+10 && openFDs(t) <= fds+10 && heapInUse() <= heap+4<<20
 	})
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 func TestManyFlowsAtOnce(t *testing.T) { eachDriver(t, loopbackAllowed, manyFlowsAtOnce) }

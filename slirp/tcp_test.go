@@ -42,7 +42,7 @@ func testTCPOut(t *testing.T, s *space) {
 
 func roundTrip(t *testing.T, c net.Conn, msg []byte) {
 	t.Helper()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write(msg); err != nil {
 		t.Fatal(err)
 	}
@@ -264,9 +264,12 @@ func testResetIsPassedOn(t *testing.T, s *space) {
 	})
 }
 
+// patience is for a machine that has much else to do.
+const patience = 30 * time.Second
+
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -125,64 +126,77 @@ func TestUDPFlowsAreBounded(t *testing.T) {
 	roundTrip(t, c, []byte("an idle flow makes room"))
 }
 
-func TestEcho(t *testing.T) {
-	s := newSpace(t, Config{})
-	send := func(t *testing.T, to string) (reply bool) {
-		t.Helper()
-		a := netip.MustParseAddr(to)
-		proto, typ := unix.IPPROTO_ICMP, byte(icmp4EchoRequest)
-		if a.Is6() {
-			proto, typ = unix.IPPROTO_ICMPV6, icmp6EchoRequest
+// ping sends an echo request from inside.
+func (s *space) ping(t *testing.T, to string) (reply bool) {
+	t.Helper()
+	a := netip.MustParseAddr(to)
+	proto, typ := unix.IPPROTO_ICMP, byte(icmp4EchoRequest)
+	if a.Is6() {
+		proto, typ = unix.IPPROTO_ICMPV6, icmp6EchoRequest
+	}
+	fd, err := s.socket(family46(a), unix.SOCK_RAW, proto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	msg := append([]byte{typ, 0, 0, 0, 0x12, 0x34, 0, 1}, "payload"...)
+	if proto == unix.IPPROTO_ICMP {
+		c := ^fold(sum(0, msg))
+		msg[2], msg[3] = byte(c>>8), byte(c)
+	}
+	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
+	if err := unix.Sendto(fd, msg, 0, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 2000)
+	for {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err == unix.EINTR {
+			continue
 		}
-		fd, err := s.socket(family46(a), unix.SOCK_RAW, proto)
 		if err != nil {
-			t.Fatal(err)
+			return false
 		}
-		defer unix.Close(fd)
-		msg := append([]byte{typ, 0, 0, 0, 0x12, 0x34, 0, 1}, "payload"...)
-		if proto == unix.IPPROTO_ICMP {
-			c := ^fold(sum(0, msg))
-			msg[2], msg[3] = byte(c>>8), byte(c)
+		p := buf[:n]
+		if a.Is4() {
+			p = p[20:]
 		}
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1})
-		if err := unix.Sendto(fd, msg, 0, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 2000)
-		for {
-			n, _, err := unix.Recvfrom(fd, buf, 0)
-			if err == unix.EINTR {
-				continue
-			}
-			if err != nil {
-				return false
-			}
-			p := buf[:n]
-			if a.Is4() {
-				p = p[20:]
-			}
-			if (p[0] == icmp4EchoReply && a.Is4() || p[0] == icmp6EchoReply && a.Is6()) && bytes.Equal(p[4:], msg[4:]) {
-				return true
-			}
+		if (p[0] == icmp4EchoReply && a.Is4() || p[0] == icmp6EchoReply && a.Is6()) && bytes.Equal(p[4:], msg[4:]) {
+			return true
 		}
 	}
+}
+
+func TestEcho(t *testing.T) {
+	s := newSpace(t, Config{})
 	for _, gw := range []string{"10.0.2.2", "10.0.2.3", "fd75:7275:6e00::2"} {
-		if !send(t, gw) {
+		if !s.ping(t, gw) {
 			t.Errorf("no reply from the stack's own address %s", gw)
 		}
 	}
-	if send(t, "198.51.100.1") {
+	if s.ping(t, "198.51.100.1") {
 		t.Error("a reply from 198.51.100.1, which nobody has")
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_ICMP)
-	if err != nil {
-		t.Skipf("net.ipv4.ping_group_range does not include this group: %v", err)
-	}
-	unix.Close(fd)
-	addr := hostAddr(t)
-	if !send(t, addr) {
-		t.Errorf("no reply from the host's address %s", addr)
-	}
+}
+
+// In a network namespace of one's own the sysctl is one's own to set.
+func TestEchoReachesTheHost(t *testing.T) {
+	inWorld(t, func() {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s := newSpace(t, Config{})
+		for _, p := range []netip.Prefix{here, here6} {
+			if !s.ping(t, p.Addr().String()) {
+				t.Errorf("no reply from the host's address %s", p.Addr())
+			}
+		}
+		for _, a := range []string{silent.Addr().Next().String(), noRoute.String(), "169.254.169.254"} {
+			if s.ping(t, a) {
+				t.Errorf("a reply from %s", a)
+			}
+		}
+	})
 }
 
 // hostAddr is an address of the host other than loopback.
