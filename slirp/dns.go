@@ -28,10 +28,10 @@ type forwarder struct {
 
 func newForwarder(n *Network) *forwarder {
 	f := &forwarder{
-		n:        n,
-		names:    make(dnsproxy.Static, len(n.cfg.Hosts)+len(hostNames)),
-		upstream: dnsproxy.NewUpstream(dnsproxy.Config{Servers: n.cfg.Resolvers, ResolvConf: n.cfg.ResolvConf, MaxQueries: n.cfg.MaxQueries}),
+		n:     n,
+		names: make(dnsproxy.Static, len(n.cfg.Hosts)+len(hostNames)),
 	}
+	f.ask(nil)
 	if n.cfg.AllowHostLoopback {
 		gws := []netip.Addr{n.cfg.Gateway4}
 		if !n.cfg.NoIPv6 {
@@ -45,6 +45,12 @@ func newForwarder(n *Network) *forwarder {
 		f.names[strings.ToLower(strings.TrimSuffix(name, "."))] = addrs
 	}
 	return f
+}
+
+// ask chooses who watches the sockets to the resolvers, before the first query.
+func (f *forwarder) ask(w dnsproxy.Watcher) {
+	c := f.n.cfg
+	f.upstream = dnsproxy.NewUpstream(dnsproxy.Config{Servers: c.Resolvers, ResolvConf: c.ResolvConf, MaxQueries: c.MaxQueries, Watcher: w})
 }
 
 // query answers one datagram. Over MaxQueries at once it is dropped: the container asks again.

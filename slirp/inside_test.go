@@ -50,6 +50,7 @@ func TestMain(m *testing.M) {
 			os.Exit(traffic(os.Args[2:]))
 		}
 	}
+	runtime.GOMAXPROCS(WantedProcs())
 	os.Exit(m.Run())
 }
 

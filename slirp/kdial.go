@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -14,7 +15,8 @@ import (
 // begins another, and when it has given up, nothing is kept for long.
 const synRetries = 5
 
-// kdial is a connection between its SYN and its acceptance.
+// kdial is a connection between its SYN and its acceptance. All that happens to it happens on the worker that reads the TUN: to hand it to
+// another would cost more than the rest.
 type kdial struct {
 	k     *kernelTCP
 	key   tcpKey
@@ -23,8 +25,7 @@ type kdial struct {
 	hdr   int            // bytes of the SYN's IP header
 
 	fd   int
-	w    *worker // which waits for the connect, or nil
-	slot uint32
+	slot handle
 
 	offered   bool // guarded by the driver's lock
 	offeredAt time.Time
@@ -39,8 +40,8 @@ func (d *kdial) start() {
 		return
 	}
 	d.fd = fd
-	// The container's sender has done Nagle's work. That it cannot be set means a socket that failed, which connect says.
-	_ = errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, synRetries))
+	// If this process is killed, the host is to learn that something was lost: a reset, no FIN.
+	linger(fd, true)
 	if err = d.connect(); err == unix.EINPROGRESS {
 		err = d.connect()
 	}
@@ -48,14 +49,16 @@ func (d *kdial) start() {
 		d.connected(err)
 		return
 	}
-	d.w = d.k.relay.pick()
-	slot, ok := d.w.add(d)
+	// That it cannot be set means a socket that failed, which connect says.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_SYNCNT, synRetries)
+	w := d.k.worker()
+	slot, ok := w.add(d)
 	if !ok {
 		return // the end: close takes what is pending
 	}
 	d.slot = slot
-	if err := d.w.watch(fd, slot, outer); err != nil {
-		d.w.remove(slot)
+	if err := w.watch(fd, reading|writing, slot, outer); err != nil {
+		w.remove(slot)
 		d.connected(err)
 	}
 }
@@ -79,9 +82,7 @@ func (d *kdial) ready(w *worker, _, _ uint32) {
 	if err == unix.EALREADY || err == unix.EINPROGRESS {
 		return
 	}
-	if derr := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, d.fd, nil); derr != nil {
-		d.k.n.log.Debug("relay: forget socket", "err", derr)
-	}
+	w.forget(d.fd)
 	w.remove(d.slot)
 	d.connected(err)
 }
@@ -123,57 +124,81 @@ func (d *kdial) refuse(err error) {
 	}
 }
 
-// listenerWatch is a listener in a worker's epoll instance. It is armed only while an offer waits: mostly the handshake is done
-// within the offer's write, and waking another thread for each connection would cost more than the rest of it.
+// listenerWatch is a listener in the epoll instance of the worker that makes offers. Mostly it is that which accepts, right after an offer.
 type listenerWatch struct {
-	k     *kernelTCP
-	which int
-	w     *worker
-	slot  uint32
+	k       *kernelTCP
+	which   int
+	slot    handle
+	stopped atomic.Bool // there was no descriptor left
 }
 
 func (k *kernelTCP) watchListener(which int) error {
-	l := &listenerWatch{k: k, which: which, w: k.relay.pick()}
-	l.slot, _ = l.w.add(l)
+	l := &listenerWatch{k: k, which: which}
+	l.slot, _ = k.worker().add(l)
 	k.watches = append(k.watches, l)
-	return l.set(unix.EPOLL_CTL_ADD, 0)
+	return k.worker().watch(k.listeners[which], unix.EPOLLIN, l.slot, 0)
 }
 
-func (l *listenerWatch) set(op int, events uint32) error {
-	return unix.EpollCtl(l.w.epoll, op, l.k.listeners[l.which], &unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(l.slot)})
+// pause and resume: a listener on which nothing can be accepted is not to be reported all the time.
+func (l *listenerWatch) pause() {
+	l.stopped.Store(true)
+	l.set(0)
 }
 
-func (l *listenerWatch) arm() {
-	if err := l.set(unix.EPOLL_CTL_MOD, unix.EPOLLIN); err != nil {
+func (l *listenerWatch) resume() {
+	if l.stopped.Swap(false) {
+		l.set(unix.EPOLLIN)
+	}
+}
+
+// stop: one that has been shut down would always be reported.
+func (l *listenerWatch) stop() {
+	if !l.stopped.Swap(true) {
+		l.k.worker().forget(l.k.listeners[l.which])
+	}
+}
+
+func (l *listenerWatch) set(events uint32) {
+	if err := l.k.worker().rewatch(l.k.listeners[l.which], events, l.slot, 0); err != nil {
 		l.k.n.log.Warn("relay: watch listener", "err", err)
 	}
 }
 
 // ready implements pollable.
 func (l *listenerWatch) ready(*worker, uint32, uint32) {
-	l.k.accept(l.which)
-	if l.k.waiting(l.which) {
-		l.arm()
+	const turn = 64
+	for range turn {
+		if !l.k.accept(l.which) {
+			return
+		}
 	}
 }
 
 // end implements pollable; the driver closes its listeners.
 func (l *listenerWatch) end(*worker) {}
 
-// accept takes what has arrived at one of the listeners.
-func (k *kernelTCP) accept(which int) {
+// accept takes one connection that has arrived at a listener; false if there was none.
+func (k *kernelTCP) accept(which int) bool {
 	for {
 		fd, peer, err := unix.Accept4(k.listeners[which], unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 		switch {
 		case err == unix.EINTR || err == unix.ECONNABORTED:
 			continue
-		case err == unix.EAGAIN || k.off.Load():
-			return
+		case err == unix.EAGAIN:
+			return false
+		case k.off.Load(): // the listener has been shut down
+			if err == nil {
+				closeSocket(fd, true)
+			}
+			k.watches[which].stop()
+			return false
 		case err != nil:
 			k.n.log.Warn("accept redirected connection", "err", err)
-			return // sweep comes again
+			k.watches[which].pause() // until sweep
+			return false
 		}
 		k.accepted(fd, peer)
+		return true
 	}
 }
 
@@ -191,10 +216,10 @@ func (k *kernelTCP) accepted(fd int, peer unix.Sockaddr) {
 		return
 	}
 	k.n.tcp.flows.Add(1)
-	keepSocketAlive(d.fd)
-	// The worker that reads the TUN is awake, and mostly it is the one that does this. A flow that comes to move much goes
-	// where there is room.
-	k.relay.workers[0].addFlow(fd, d.fd, &k.n.tcp.flows)
+	f := &kflow{fds: [2]int{inner: fd, outer: d.fd}, count: &k.n.tcp.flows}
+	// A flow that comes to move much goes where there is room.
+	k.worker().addFlow(f)
+	k.worker().young = append(k.worker().young, f)
 }
 
 // take finds what was offered as key. Two connections from one port of the container to different destinations become one

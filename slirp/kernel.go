@@ -187,11 +187,13 @@ func relayListener(at netip.AddrPort) (*os.File, error) {
 		return nil, fmt.Errorf("open relay socket: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "relay:"+at.String())
-	// What is accepted inherits the option. The sender inside has done Nagle's work already.
+	// What is accepted inherits the options. The sender inside has done Nagle's work already; and if the helper is killed, it is to
+	// learn that something was lost: a reset, no FIN.
 	// The relay's addresses are routes without an interface address, which IPv6 would not let be bound.
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1),
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
 	)
 	if err == nil {
 		err = unix.Bind(fd, sockaddrOf(at))

@@ -20,8 +20,8 @@ func spliced(n *Network) (flows int) {
 	}
 	for _, w := range n.kernel.relay.workers {
 		w.mu.Lock()
-		for _, p := range w.slots {
-			if _, ok := p.(*kflow); ok {
+		for _, s := range w.slots {
+			if _, ok := s.p.(*kflow); ok {
 				flows++
 			}
 		}

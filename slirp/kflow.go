@@ -25,19 +25,21 @@ const (
 // in the sender's socket, whose window closes. A FIN is passed on as a FIN, a RST as a RST.
 type kflow struct {
 	fds    [2]int
-	slot   uint32
+	slot   handle
 	halves [2]half // halves[i] reads from fds[i]
 	queued bool
 	done   bool
 	// crowded: it moves much, and so does another of its worker's.
 	crowded bool
 	count   *atomic.Int64 // of flows, of which this is one
+	sent    int           // pieces to the host, up to two: the first is not held up by Nagle's algorithm, and the container has done its work
 }
 
 // half is one direction.
 type half struct {
 	readable bool // a read may find something
-	writable bool // a write to the other end may be taken
+	full     bool // the other end takes nothing now
+	notify   bool // epoll tells when it does again
 	hup      bool // the sender has closed or failed: reads go on to the end
 	eof      bool // the FIN has been read
 	finished bool // and passed on
@@ -46,15 +48,12 @@ type half struct {
 	off      int
 }
 
-// addFlow starts to move bytes between the two sockets, which it takes over.
-func (w *worker) addFlow(in, out int, count *atomic.Int64) {
-	f := &kflow{fds: [2]int{in, out}, count: count}
-	for _, fd := range f.fds {
-		// If this process is killed, both ends are to learn that something was lost: a reset, no FIN.
-		linger(fd, true)
-	}
+// addFlow starts to move bytes between the two sockets, which it takes over. Both are set to close with a reset (linger): if this
+// process is killed, the ends are to learn that something was lost.
+func (w *worker) addFlow(f *kflow) {
 	slot, ok := w.add(f)
 	if !ok {
+		f.done = true
 		f.close(true)
 		return
 	}
@@ -69,20 +68,37 @@ func (w *worker) addFlow(in, out int, count *atomic.Int64) {
 func (w *worker) watchFlow(f *kflow) error {
 	slot, fds := f.slot, f.fds
 	for which, fd := range fds {
-		if err := w.watch(fd, slot, uint32(which)); err != nil {
+		events := uint32(reading)
+		if f.halves[1-which].notify {
+			events |= writing
+		}
+		if err := w.watch(fd, events, slot, uint32(which)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// wait has epoll tell when the end to which halves[i] writes takes more. Most never need it.
+func (f *kflow) wait(w *worker, i int) bool {
+	h := &f.halves[i]
+	h.full = true
+	if h.notify {
+		return true
+	}
+	h.notify = true
+	err := w.rewatch(f.fds[1-i], reading|writing, f.slot, uint32(1-i))
+	if err != nil {
+		w.r.log.Warn("relay: watch socket", "err", err)
+	}
+	return err == nil
+}
+
 // migrate gives a flow to another worker.
 func (w *worker) migrate(f *kflow, to *worker) {
 	f.crowded = false
 	for _, fd := range f.fds {
-		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, fd, nil); err != nil {
-			w.r.log.Debug("relay: forget socket", "err", err)
-		}
+		w.forget(fd)
 	}
 	w.remove(f.slot)
 	slot, ok := to.add(f)
@@ -106,7 +122,7 @@ func (f *kflow) ready(w *worker, which, events uint32) {
 		f.halves[which].hup = true
 	}
 	if events&(unix.EPOLLOUT|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		f.halves[1-which].writable = true
+		f.halves[1-which].full = false
 	}
 	f.pump(w)
 	if events&unix.EPOLLERR != 0 && !f.done {
@@ -155,14 +171,10 @@ func (h *half) holds() bool { return h.pipe != nil || h.pending() }
 func (f *kflow) move(w *worker, i int) (again, ok bool) {
 	h, src, dst := &f.halves[i], f.fds[i], f.fds[1-i]
 	for moved := 0; ; {
-		if h.writable {
-			n, err := h.drain(w, dst)
+		if !h.full && h.pending() {
+			n, err := h.drain(dst)
 			moved += n
-			switch err {
-			case nil:
-			case unix.EAGAIN:
-				h.writable = false
-			default:
+			if err != nil && (err != unix.EAGAIN || !f.wait(w, i)) {
 				return false, false
 			}
 		}
@@ -192,7 +204,7 @@ func (f *kflow) move(w *worker, i int) (again, ok bool) {
 			if h.pipe == nil && n == len(w.buf) {
 				f.bulk(w, h)
 			}
-			if !h.send(w, dst, n) {
+			if !f.send(w, i, n) {
 				return false, false
 			}
 			moved += n
@@ -222,7 +234,13 @@ func (f *kflow) bulk(w *worker, h *half) {
 }
 
 // send passes on what fill has put into the worker's buffer. What is not taken is copied out of it.
-func (h *half) send(w *worker, dst, n int) bool {
+func (f *kflow) send(w *worker, i, n int) bool {
+	h, dst := &f.halves[i], f.fds[1-i]
+	if uint32(i) == inner && f.sent < 2 {
+		if f.sent++; f.sent == 2 {
+			noDelay(dst)
+		}
+	}
 	if h.pipe != nil && h.pipe.n > 0 {
 		return true // move drains it
 	}
@@ -234,9 +252,8 @@ func (h *half) send(w *worker, dst, n int) bool {
 	for len(p) > 0 {
 		m, err := sendFD(dst, p)
 		if err == unix.EAGAIN {
-			h.writable = false
 			h.held, h.off = append([]byte(nil), p...), 0
-			return true
+			return f.wait(w, i)
 		}
 		if err != nil {
 			return false
@@ -249,7 +266,7 @@ func (h *half) send(w *worker, dst, n int) bool {
 func (h *half) pending() bool { return h.off < len(h.held) || h.pipe != nil && h.pipe.n > 0 }
 
 // drain writes what is held from earlier.
-func (h *half) drain(w *worker, dst int) (moved int, err error) {
+func (h *half) drain(dst int) (moved int, err error) {
 	for h.off < len(h.held) {
 		n, err := sendFD(dst, h.held[h.off:])
 		if err != nil {
@@ -319,7 +336,7 @@ func (f *kflow) close(reset bool) {
 		if !reset {
 			linger(fd, false)
 		}
-		closeSocket(fd, reset)
+		_ = unix.Close(fd) // ours alone
 	}
 	f.count.Add(-1)
 }

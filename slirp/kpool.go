@@ -102,6 +102,7 @@ func transparentSocket(family int) (int, error) {
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, relayMark),
 		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1),
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), // as in addFlow
 	)
 	if err != nil {
 		return -1, errors.Join(fmt.Errorf("make transparent socket: %w", err), unix.Close(fd))

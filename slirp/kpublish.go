@@ -15,7 +15,7 @@ type kclient struct {
 	host   int // the client's connection
 	fd     int // the socket inside
 	to     netip.AddrPort
-	slot   uint32
+	slot   handle
 	expiry *time.Timer
 }
 
@@ -55,7 +55,7 @@ func (k *kernelTCP) publish(host *net.TCPConn, src, dst netip.AddrPort) bool {
 		return true
 	}
 	c.slot = slot
-	if err := errors.Join(w.watch(fd, slot, inner), w.watch(c.host, slot, outer)); err != nil {
+	if err := errors.Join(w.watch(fd, reading|writing, slot, inner), w.watch(c.host, reading, slot, outer)); err != nil {
 		w.remove(slot)
 		c.connected(err)
 	}
@@ -115,11 +115,8 @@ func (c *kclient) ready(w *worker, which, events uint32) {
 	if err == unix.EALREADY || err == unix.EINPROGRESS {
 		return
 	}
-	for _, fd := range []int{c.fd, c.host} {
-		if derr := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, fd, nil); derr != nil {
-			c.k.n.log.Debug("relay: forget socket", "err", derr)
-		}
-	}
+	w.forget(c.fd)
+	w.forget(c.host)
 	w.remove(c.slot)
 	c.connected(err)
 }
@@ -132,7 +129,9 @@ func (c *kclient) connected(err error) {
 		return
 	}
 	c.stopTimer()
-	c.k.relay.pick().addFlow(c.fd, c.host, &c.k.n.tcp.flows)
+	linger(c.host, true)
+	// The net package has set what short connections are spared elsewhere (sent).
+	c.k.relay.pick().addFlow(&kflow{fds: [2]int{inner: c.fd, outer: c.host}, count: &c.k.n.tcp.flows, sent: 2})
 }
 
 func (c *kclient) stopTimer() {

@@ -37,6 +37,7 @@ type kernelTCP struct {
 	owner     *os.File // of the rules, kept as long as they are used
 	pool      *socketPool
 	off       atomic.Bool
+	offerFor  time.Duration
 
 	mu      sync.Mutex
 	pending map[tcpKey]*kdial
@@ -62,11 +63,13 @@ func (n *Network) UseKernel(r *Redirect) error {
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
-	k := &kernelTCP{n: n, relay: rl, pending: make(map[tcpKey]*kdial)}
+	k := &kernelTCP{n: n, relay: rl, offerFor: offerTimeout, pending: make(map[tcpKey]*kdial)}
 	if err := k.takeFiles(r); err != nil {
 		return errors.Join(fmt.Errorf("use kernel driver: %w", err), r.Close(), k.close())
 	}
 	n.kernel = k
+	// Queries come from the TUN: who reads that sends them on, and takes the answers.
+	n.dns.ask(k.worker())
 	return r.Close()
 }
 
@@ -105,8 +108,10 @@ func (k *kernelTCP) takeFiles(r *Redirect) error {
 	return errors.Join(err, sockets.Close())
 }
 
-// serve carries packets until ctx ends or the TUN is gone. The TUN is read by one of the relay's workers: a connection is made, on
-// the host and inside, without a change of threads.
+// worker is the one that reads the TUN and makes all connections, on the host and inside.
+func (k *kernelTCP) worker() *worker { return k.relay.workers[0] }
+
+// serve carries packets until ctx ends or the TUN is gone.
 func (k *kernelTCP) serve() error {
 	if k.pool != nil {
 		k.n.flows.Go(func() { k.pool.fill([]byte{'4', '6'}[:len(k.listeners)]...) })
@@ -114,8 +119,7 @@ func (k *kernelTCP) serve() error {
 	k.n.flows.Go(k.watchRules)
 	k.n.flows.Go(k.sweepLoop)
 	tun := &tunWatch{link: k.n.link, ended: make(chan error, 1)}
-	tun.link.replayAll(&tun.r)
-	err := tun.start(k.relay.workers[0])
+	err := tun.start(k.worker())
 	if err == nil {
 		select {
 		case err = <-tun.ended:
@@ -132,21 +136,23 @@ func (k *kernelTCP) serve() error {
 
 // tunWatch is the TUN in a worker's epoll instance.
 type tunWatch struct {
-	link  *link
-	r     packetReader
-	fd    int
-	slot  uint32
-	ended chan error
+	link    *link
+	r       packetReader
+	fd      int
+	slot    handle
+	started bool
+	single  int  // packets that came alone, as far as it was looked
+	more    bool // there was more than one packet, the last time
+	ended   chan error
 }
 
 func (t *tunWatch) start(w *worker) error {
-	var err error
 	if cerr := t.link.raw.Control(func(fd uintptr) { t.fd = int(fd) }); cerr != nil {
 		return fmt.Errorf("use tun: %w", cerr)
 	}
 	t.slot, _ = w.add(t)
-	// Level triggered: what a turn leaves is reported again.
-	if err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, t.fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(t.slot)}); err != nil {
+	// Level triggered: what a turn leaves is reported again. A TUN can always be written to: that calls ready at once.
+	if err := w.watch(t.fd, unix.EPOLLIN|writing, t.slot, 0); err != nil {
 		return fmt.Errorf("watch tun: %w", err)
 	}
 	return nil
@@ -154,16 +160,29 @@ func (t *tunWatch) start(w *worker) error {
 
 // ready implements pollable.
 func (t *tunWatch) ready(w *worker, _, _ uint32) {
+	if !t.started {
+		t.started = true
+		if err := w.rewatch(t.fd, unix.EPOLLIN, t.slot, 0); err != nil {
+			t.ended <- fmt.Errorf("watch tun: %w", err)
+			return
+		}
+		t.link.replayAll(&t.r)
+	}
 	const turn = 64
-	for range turn {
+	for i := range turn {
 		switch err := t.link.readPacket(&t.r, uintptr(t.fd)); err {
 		case nil:
+			// One is the rule where connections are made, many where datagrams are sent. If there is another it is reported again.
+			if i == 0 && !t.more {
+				if t.single++; t.single%8 != 0 {
+					return
+				}
+			}
 		case unix.EAGAIN:
+			t.more = i > 1
 			return
 		default:
-			if derr := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_DEL, t.fd, nil); derr != nil {
-				w.r.log.Debug("relay: forget tun", "err", derr)
-			}
+			w.forget(t.fd)
 			t.ended <- err
 			return
 		}
@@ -267,14 +286,7 @@ func (k *kernelTCP) offer(d *kdial) {
 		k.hand(d)
 		return
 	}
-	which := k.family(d.key.remote.Addr())
-	k.accept(which)
-	k.mu.Lock()
-	waiting := k.pending[d.key] == d
-	k.mu.Unlock()
-	if waiting {
-		k.watches[which].arm()
-	}
+	k.accept(k.family(d.key.remote.Addr())) // or the listener's watch does
 }
 
 // hand gives a connection that was offered in vain to the stack.
@@ -339,18 +351,6 @@ func (k *kernelTCP) fall() {
 	}
 }
 
-// waiting tells whether an offer of one family has not been accepted yet.
-func (k *kernelTCP) waiting(which int) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for key, d := range k.pending {
-		if d.offered && k.family(key.remote.Addr()) == which {
-			return true
-		}
-	}
-	return false
-}
-
 // sweepLoop ends offers that nobody wanted.
 func (k *kernelTCP) sweepLoop() {
 	tick := time.NewTicker(kernelSweep)
@@ -367,15 +367,15 @@ func (k *kernelTCP) sweepLoop() {
 
 func (k *kernelTCP) sweep(now time.Time) {
 	// A connection that could not be accepted for want of a descriptor is still in the queue.
-	for which := range k.listeners {
-		if !k.off.Load() {
-			k.accept(which)
+	if !k.off.Load() {
+		for _, l := range k.watches {
+			l.resume()
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for key, d := range k.pending {
-		if d.offered && now.Sub(d.offeredAt) > offerTimeout {
+		if d.offered && now.Sub(d.offeredAt) > k.offerFor {
 			delete(k.pending, key)
 			closeSocket(d.fd, true)
 		}

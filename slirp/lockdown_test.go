@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -24,6 +25,7 @@ var helperConfig = Config{AllowHostLoopback: true, Ports: []PortMapping{{Contain
 
 // helper serves the TUN that it inherits as a locked down process of its own, as in life.
 func helper() error {
+	runtime.GOMAXPROCS(WantedProcs())
 	n, err := New(helperConfig, os.NewFile(3, "tun"), nil)
 	if err != nil {
 		return err

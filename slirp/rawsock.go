@@ -46,6 +46,22 @@ func spliceFD(from, to, n int) (int, error) {
 	}
 }
 
+func epollWait(epoll int, events []unix.EpollEvent, milliseconds int) (int, error) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(milliseconds), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
+}
+
+func epollCtl(epoll, op, fd int, ev unix.EpollEvent) error {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(op), uintptr(fd), uintptr(unsafe.Pointer(&ev)), 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 // closeSocket closes a socket, with a reset instead of a FIN if asked. That it fails means that it was closed, which is
 // what is wanted.
 func closeSocket(fd int, reset bool) {
@@ -63,6 +79,9 @@ func linger(fd int, reset bool) {
 	}
 	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
 }
+
+// noDelay turns Nagle's algorithm off. On a socket where it fails the next write says why.
+func noDelay(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
 
 const (
 	pipeSize = 1 << 20

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"runtime"
 
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/stage"
@@ -43,6 +44,7 @@ func hintOf(err error) string {
 }
 
 func networkStage(parent *handoff.Conn) error {
+	runtime.GOMAXPROCS(slirp.WantedProcs())
 	m, err := parent.Expect(KindPorts)
 	if err != nil {
 		return err
