@@ -27,6 +27,7 @@ type ContainerCmd struct {
 	Top     TopCmd              `cmd:"" help:"List the processes of a container."`
 	Cp      CpCmd               `cmd:"" help:"Copy files between a container and the host."`
 	Diff    DiffCmd             `cmd:"" help:"List what a container changed of its image."`
+	Commit  CommitCmd           `cmd:"" help:"Make an image of a container and what it has changed."`
 	Export  ExportCmd           `cmd:"" help:"Write a container's file system as a tar."`
 	Inspect ContainerInspectCmd `cmd:"" help:"Show all that is known of containers, as JSON."`
 	Prune   ContainerPruneCmd   `cmd:"" help:"Remove the containers that do not run."`

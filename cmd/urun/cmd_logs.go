@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urun-dev/urun/internal/jsonlog"
@@ -18,6 +22,7 @@ import (
 type LogsCmd struct {
 	Follow     bool   `short:"f" help:"Go on until the container ends."`
 	Timestamps bool   `short:"t" help:"Begin each line with its time."`
+	Details    bool   `help:"Show beside each line the labels and variables that --log-opt labels=,env= asked for."`
 	Since      string `placeholder:"TIME" help:"Only what is younger: 2026-01-31T12:00:00Z, a date, seconds since 1970, or 10m ago."`
 	Until      string `placeholder:"TIME" help:"Only what is older."`
 	Tail       string `short:"n" default:"all" placeholder:"N" help:"Only the last lines."`
@@ -87,6 +92,20 @@ func (l *LogsCmd) print(app *App, line jsonlog.Line) error {
 			return err
 		}
 	}
+	if l.Details {
+		if _, err := io.WriteString(w, details(line.Attrs)+" "); err != nil {
+			return err
+		}
+	}
 	_, err := io.WriteString(w, line.Log)
 	return err
+}
+
+// details are a line's attributes in docker's form: sorted, escaped as in a URL.
+func details(attrs map[string]string) string {
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		pairs = append(pairs, url.QueryEscape(name)+"="+url.QueryEscape(attrs[name]))
+	}
+	return strings.Join(pairs, ",")
 }

@@ -31,6 +31,7 @@ var examples = map[string]string{
 	"update":  "urun update --memory 512m web",
 	"cp":      "urun cp web:/var/log/nginx ./logs",
 	"diff":    "urun diff web",
+	"commit":  "urun commit -m 'with tools' -c 'CMD [\"bash\"]' web localhost/web:2",
 	"export":  "urun export -o web.tar web",
 
 	"container prune": "urun container prune --filter until=24h",

@@ -188,6 +188,11 @@ func (c *inspectedContainer) planned(p *spec.Container) {
 	if p.Log.MaxSize > 0 {
 		h.LogConfig.Config["max-size"], h.LogConfig.Config["max-file"] = strconv.FormatInt(p.Log.MaxSize, 10), strconv.Itoa(p.Log.MaxFiles)
 	}
+	for key, names := range map[string][]string{"labels": p.Log.Labels, "env": p.Log.Env} {
+		if len(names) > 0 {
+			h.LogConfig.Config[key] = strings.Join(names, ",")
+		}
+	}
 	h.UsernsMode = p.Namespaces.User.Mode
 	h.NetworkMode = p.Network.Mode
 	if p.Network.Container != "" {

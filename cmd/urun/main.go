@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/user"
@@ -60,6 +61,7 @@ type cli struct {
 	Top    TopCmd    `cmd:"" group:"containers" help:"List the processes of a container."`
 	Cp     CpCmd     `cmd:"" group:"containers" help:"Copy files between a container and the host."`
 	Diff   DiffCmd   `cmd:"" group:"containers" help:"List what a container changed of its image."`
+	Commit CommitCmd `cmd:"" group:"containers" help:"Make an image of a container and what it has changed."`
 	Export ExportCmd `cmd:"" group:"containers" help:"Write a container's file system as a tar."`
 
 	Container ContainerCmd `cmd:"" group:"containers" help:"Work with containers."`
@@ -308,6 +310,21 @@ func (a *App) stateRoot() string {
 		return defaultRoot()
 	}
 	return a.Root
+}
+
+// writable tells whether something can be made at dir.
+func writable(dir string) bool {
+	for {
+		err := accessWrite(dir)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err == nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return false
+		}
+		dir = parent
+	}
 }
 
 // executable is the path of this binary, for stages.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -40,12 +41,16 @@ type streams struct {
 
 // wanted is what a command wants of a container's streams.
 type wanted struct {
-	none     bool   // nothing: it is detached
-	stdin    bool   // input
-	tty      bool   // the container has a terminal
-	sigProxy bool   // signals are for the container
-	keys     []byte // that leave the container
+	none     bool     // nothing: it is detached
+	stdin    bool     // input
+	tty      bool     // the container has a terminal
+	sigProxy bool     // signals are for the container
+	keys     []byte   // that leave the container
+	only     []string // of stdin, stdout and stderr; nil for all
 }
+
+// wants tells whether a stream is wanted.
+func (w wanted) wants(stream string) bool { return w.only == nil || slices.Contains(w.only, stream) }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
@@ -56,6 +61,8 @@ func newStreams(want wanted) (_ *streams, err error) {
 			s.close()
 		}
 	}()
+	want.stdin = want.stdin && want.wants("stdin")
+	s.want = want
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -74,6 +81,9 @@ func newStreams(want wanted) (_ *streams, err error) {
 		}
 	}
 	for i, f := range []*os.File{os.Stdout, os.Stderr} {
+		if !want.wants([]string{"stdout", "stderr"}[i]) {
+			continue
+		}
 		if s.files[i+1], err = s.output(f); err != nil {
 			return nil, err
 		}

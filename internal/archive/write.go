@@ -25,6 +25,8 @@ type WriteOptions struct {
 	// OneMount leaves out what is mounted below the path: of that there is an
 	// empty directory or file.
 	OneMount bool
+	// Flat leaves out what is in directories.
+	Flat bool
 	// Owner, if set, maps the owners of files to those in the stream.
 	Owner func(uid, gid int) (int, int) `json:"-"`
 }
@@ -185,6 +187,9 @@ func (w *writer) directory(dir *os.File, st *unix.Stat_t, called string) error {
 	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return err
+	}
+	if w.opt.Flat {
+		return nil
 	}
 	names, err := dir.Readdirnames(-1)
 	if err != nil {

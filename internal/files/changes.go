@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -104,6 +105,19 @@ func changes(l Layers, merged *archive.Root) ([]Change, error) {
 	}
 	slices.SortFunc(d.found, func(a, b Change) int { return strings.Compare(a.Path, b.Path) })
 	return d.found, nil
+}
+
+// writeLayer writes what differs from the image as a layer to be laid on it.
+func writeLayer(w io.Writer, l Layers, merged *archive.Root) error {
+	all, err := changes(l, merged)
+	if err != nil {
+		return err
+	}
+	entries := make([]archive.LayerEntry, len(all))
+	for i, c := range all {
+		entries[i] = archive.LayerEntry{Path: c.Path, Deleted: c.Kind == Deleted}
+	}
+	return merged.WriteLayer(w, entries)
 }
 
 // ownPaths are the mount points that urun made where the image had none: no

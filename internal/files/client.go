@@ -96,22 +96,27 @@ func (c *Container) Mkdir(path string) error { return c.ask(kindMkdir, path, kin
 
 // Write is archive.Root.Write inside.
 func (c *Container) Write(w io.Writer, path string, opt archive.WriteOptions) error {
-	return c.write(w, writeRequest{Path: path, Options: opt})
+	return c.stream(w, kindWrite, writeRequest{Path: path, Options: opt})
 }
 
 // Export writes the container's whole file system, but nothing that is mounted in
 // it, as a tar stream.
 func (c *Container) Export(w io.Writer) error {
-	return c.write(w, writeRequest{Path: "/", Bare: true, Options: archive.WriteOptions{Name: "."}})
+	return c.stream(w, kindWrite, writeRequest{Path: "/", Bare: true, Options: archive.WriteOptions{Name: "."}})
 }
 
-func (c *Container) write(w io.Writer, req writeRequest) error {
+// Layer writes what differs from the image as a layer, a tar stream with whiteouts.
+// The owners are those inside.
+func (c *Container) Layer(w io.Writer, l Layers) error { return c.stream(w, kindLayer, l) }
+
+// stream asks for a tar stream and copies it to w.
+func (c *Container) stream(w io.Writer, kind string, req any) error {
 	r, theirs, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("pipe: %w", err)
 	}
 	defer r.Close()
-	err = c.conn.Send(kindWrite, req, theirs)
+	err = c.conn.Send(kind, req, theirs)
 	theirs.Close()
 	if err != nil {
 		return err

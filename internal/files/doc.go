@@ -17,6 +17,6 @@
 //	P0 -> __files  enter     a pidfd of the container's init, or
 //	               mount     what a container that does not run is made of
 //	__files -> P0  ready
-//	P0 -> __files  stat, write (a pipe), extract (a pipe), mkdir, changes; each is answered
+//	P0 -> __files  stat, write (a pipe), extract (a pipe), mkdir, changes, layer (a pipe); each is answered
 //	__files -> P0  done      with the answer, or failed
 package files

@@ -21,6 +21,7 @@ const (
 	kindWrite   = "write"
 	kindExtract = "extract"
 	kindChanges = "changes"
+	kindLayer   = "layer"
 	kindClose   = "close"
 	kindDone    = "done"
 	kindFailed  = stage.KindFailed

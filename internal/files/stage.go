@@ -184,6 +184,16 @@ func (s *server) answer(m *handoff.Message) (any, error) {
 			return nil, err
 		}
 		return changes(l, s.bare)
+	case kindLayer:
+		var l Layers
+		if err := decodeWithFile(m, &l); err != nil {
+			return nil, err
+		}
+		err := writeLayer(m.Files[0], l, s.bare)
+		if errors.Is(err, unix.EPIPE) {
+			err = nil // the command has had enough, and knows why
+		}
+		return nil, err
 	}
 	return nil, fmt.Errorf("container files: unknown request %q", m.Kind)
 }

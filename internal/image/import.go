@@ -59,11 +59,15 @@ func (s *Store) importTar(ctx context.Context, r io.Reader, opt ImportOptions) (
 	if err != nil {
 		return nil, err
 	}
-	have := blob{digest: diffID, size: -1, open: func(context.Context, int64) (io.ReadCloser, error) {
-		return nil, fmt.Errorf("layer %s: %w", diffID, fs.ErrNotExist) // it is there and pinned: nobody asks
-	}}
-	f := &found{names: names, config: raw, layers: []blob{have}}
+	f := &found{names: names, config: raw, layers: []blob{present(diffID)}}
 	return s.add(ctx, f, wantPlatform{Platform: config.Platform}, &reporter{})
+}
+
+// present is a layer that the store has and that is pinned: nobody asks for its bytes.
+func present(diffID digest.Digest) blob {
+	return blob{digest: diffID, size: -1, open: func(context.Context, int64) (io.ReadCloser, error) {
+		return nil, fmt.Errorf("layer %s: %w", diffID, fs.ErrNotExist)
+	}}
 }
 
 func importConfig(opt ImportOptions) (*ocispec.Image, error) {
@@ -144,7 +148,7 @@ func applyChange(c *ocispec.ImageConfig, change string) error {
 	case "STOPSIGNAL":
 		c.StopSignal = rest
 	case "ENV":
-		return eachPair(rest, func(k, v string) { c.Env = append(c.Env, k+"="+v) })
+		return eachPair(rest, func(k, v string) { c.Env = SetEnv(c.Env, k, v) })
 	case "LABEL":
 		if c.Labels == nil {
 			c.Labels = make(map[string]string)
@@ -163,6 +167,17 @@ func applyChange(c *ocispec.ImageConfig, change string) error {
 		return fmt.Errorf("instruction %s: %w", word, ErrUnsupported)
 	}
 	return nil
+}
+
+// SetEnv gives a variable a value, in its old place if it is there.
+func SetEnv(env []string, name, value string) []string {
+	for i, e := range env {
+		if strings.HasPrefix(e, name+"=") {
+			env[i] = name + "=" + value
+			return env
+		}
+	}
+	return append(env, name+"="+value)
 }
 
 func addAll(set map[string]struct{}, items []string, norm func(string) string) map[string]struct{} {

@@ -18,6 +18,8 @@ type Line struct {
 	Log    string    `json:"log"`
 	Stream string    `json:"stream"` // "stdout" or "stderr"
 	Time   time.Time `json:"time"`
+	// Attrs are what Options.Attrs was when the line was written.
+	Attrs map[string]string `json:"attrs,omitempty"`
 }
 
 // Options bound a log.
@@ -26,6 +28,8 @@ type Options struct {
 	MaxSize int64 `json:"maxSize,omitempty"`
 	// MaxFiles is how many files are kept, the one written to included; at least 1.
 	MaxFiles int `json:"maxFiles,omitempty"`
+	// Attrs go with every line: labels and variables of the container.
+	Attrs map[string]string `json:"attrs,omitempty"`
 }
 
 // maxLine bounds the memory that a line without an end takes, in bytes: longer
@@ -99,6 +103,7 @@ func (w *Writer) cut(size int64) error {
 // stop who has something to say: the first error is kept for Err, and the next
 // line is tried again.
 func (w *Writer) Write(line Line) {
+	line.Attrs = w.opt.Attrs
 	raw, err := json.Marshal(line)
 	if err != nil {
 		return // a string and a time of this century always have a JSON form

@@ -238,7 +238,7 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 		Hostnames: hostnames(c),
 		Terminal:  c.TTY,
 		OpenStdin: c.Interactive,
-		Log:       monitor.Log{None: c.Log.Driver == "none", Options: jsonlog.Options{MaxSize: c.Log.MaxSize, MaxFiles: c.Log.MaxFiles}},
+		Log:       monitor.Log{None: c.Log.Driver == "none", Options: jsonlog.Options{MaxSize: c.Log.MaxSize, MaxFiles: c.Log.MaxFiles, Attrs: c.Log.Details}},
 		Health:    healthCheck(c.Health),
 	}, nil
 }

@@ -70,6 +70,7 @@ func imageSteps() []step {
 		(*builder).workdir,
 		(*builder).env,
 		(*builder).hostname,
+		(*builder).logDetails,
 		(*builder).assemble,
 	}
 }
@@ -178,6 +179,9 @@ func (b *builder) identity() error {
 	b.c.SigProxy = o.SigProxy == nil || *o.SigProxy
 	b.c.Privileged, b.c.Volatile = o.Privileged, o.Volatile
 	b.proc.Terminal = o.TTY
+	if err := b.attach(); err != nil {
+		return err
+	}
 	if o.Rootfs == "" {
 		return nil
 	}
@@ -196,6 +200,21 @@ func (b *builder) identity() error {
 		return fmt.Errorf("--rootfs %s: not a directory", o.Rootfs)
 	}
 	b.c.Rootfs = abs
+	return nil
+}
+
+// attach reads --attach; docker takes the streams' names in any case.
+func (b *builder) attach() error {
+	for _, a := range b.opt.Attach {
+		stream := strings.ToLower(a)
+		if !slices.Contains([]string{"stdin", "stdout", "stderr"}, stream) {
+			return hint("use stdin, stdout or stderr", "--attach %s: no such stream", a)
+		}
+		if b.opt.Detach {
+			return conflict("-a and -d")
+		}
+		b.c.Attach = append(b.c.Attach, stream)
+	}
 	return nil
 }
 

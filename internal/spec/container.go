@@ -24,6 +24,9 @@ type Container struct {
 	TTY, Interactive, Detach bool
 	Remove, Replace, Quiet   bool
 	Init, SigProxy           bool
+	// Attach are the streams, of "stdin", "stdout" and "stderr", that the command stays
+	// with; nil for all.
+	Attach []string `json:",omitempty"`
 
 	Namespaces Namespaces
 	Network    Network

@@ -37,6 +37,10 @@ type Log struct {
 	Driver   string // "json-file" or "none"
 	MaxSize  int64
 	MaxFiles int
+	// Labels and Env are the names of those that go with each line, and Details what
+	// they are.
+	Labels, Env []string          `json:",omitempty"`
+	Details     map[string]string `json:",omitempty"`
 }
 
 // Health is a check that is run inside every so often.
@@ -116,8 +120,12 @@ func (b *builder) log() error {
 				return fmt.Errorf("--log-opt %s: must be a number from 1 on", o)
 			}
 			l.MaxFiles = n
+		case "labels":
+			l.Labels = append(l.Labels, strings.Split(value, ",")...)
+		case "env":
+			l.Env = append(l.Env, strings.Split(value, ",")...)
 		default:
-			return hint("known are max-size and max-file", "--log-opt %s: unknown option", o)
+			return hint("known are max-size, max-file, labels and env", "--log-opt %s: unknown option", o)
 		}
 	}
 	if l.Driver == "none" && len(b.opt.LogOpts) > 0 {
@@ -127,6 +135,26 @@ func (b *builder) log() error {
 		return hint("add --log-opt max-size=SIZE", "--log-opt max-file: files are kept only where their size is limited")
 	}
 	b.c.Log = l
+	return nil
+}
+
+// logDetails finds the labels and variables that --log-opt wants beside each line.
+func (b *builder) logDetails() error {
+	l := &b.c.Log
+	details := map[string]string{}
+	for _, name := range l.Labels {
+		if value, ok := b.c.Labels[name]; ok {
+			details[name] = value
+		}
+	}
+	for _, e := range b.proc.Env {
+		if name, value, _ := strings.Cut(e, "="); slices.Contains(l.Env, name) {
+			details[name] = value
+		}
+	}
+	if len(details) > 0 {
+		l.Details = details
+	}
 	return nil
 }
 

@@ -20,6 +20,7 @@ type Options struct {
 
 	// Process.
 	Interactive, TTY, Detach bool
+	Attach                   []string
 	Init                     bool
 	SigProxy                 *bool
 	Entrypoint               *string // nil: the image's; "": none
