@@ -50,7 +50,7 @@
 //
 // TCP: the SYN waits until the host side is connected, so refused is a reset and
 // unreachable is an ICMP message inside, as outside. With DriverKernel the SYN then goes back into the TUN and is redirected;
-// the two sockets belong to one of a few event loops. With DriverNetstack it goes to the stack; each flow is two goroutines that move bytes between the two
+// the two sockets belong to one of a few event loops (relay.go; WantedProcs says what they want of the process). With DriverNetstack it goes to the stack; each flow is two goroutines that move bytes between the two
 // sockets, without a buffer of their own while they wait. Memory is bounded by the two sockets' buffers; a slow
 // reader on one side closes the window of the other. FIN and RST are passed on as what they are.
 //
@@ -58,7 +58,8 @@
 // when idle. ICMP errors on it come back inside. Echo requests go out through ping sockets where
 // net.ipv4.ping_group_range lets the user have them; an answer is never made up.
 //
-// DNS to the resolver's address is handed to the host's resolvers message for message, after the configured names.
+// DNS to the resolver's address is handed to the host's resolvers message for message, after the configured names. With DriverKernel the
+// loop that reads the TUN does that too.
 //
 // # Published ports
 //

@@ -15,6 +15,9 @@
 // Queries share sockets (port.go): one is used for a short time and few queries, so that its number and the
 // identifiers, which are random, stay hard to guess. Answers to other questions are ignored.
 //
+// A query that goes as nearly all do, one server asked that answers, has neither a goroutine nor a timer of its own. Where the
+// program has an event loop, it can watch the sockets (Watcher); else a goroutine waits for each.
+//
 // # Bounds
 //
 // An Upstream has a limit of queries at once. Over it, queries are dropped and come again, as datagrams do; names
