@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"net"
@@ -268,6 +269,9 @@ func (m *manager) refused(ctx context.Context, op string, err error) error {
 		}
 	}
 	cause, cure := Refused, ""
+	if errors.Is(err, dbus.ErrClosed) || errors.Is(err, io.EOF) {
+		err, cure = errors.New("the bus went away"), "look at systemctl --user status dbus.service, and try again"
+	}
 	if e := (dbus.Error{}); errors.As(err, &e) && e.Name == unitExists {
 		cause, cure = Exists, "another scope has this name; choose another"
 	}

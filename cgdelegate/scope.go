@@ -249,24 +249,36 @@ func (s *Scope) Remove() error {
 }
 
 // sendHome moves all processes to the cgroup that the scope was made in; if that
-// shares out controllers, to the leaf beside the scope, which may be the supervisor of another.
+// shares out controllers, to a leaf beside the scope, which may be the supervisor of another.
 func (s *Scope) sendHome() error {
 	pids, err := processes(s.dir)
 	if err != nil {
 		return err
 	}
-	parent := filepath.Dir(s.dir)
 	for _, pid := range pids {
-		err := writeFile(filepath.Join(parent, "cgroup.procs"), strconv.Itoa(pid))
-		for _, leaf := range []string{leafOfOthers, supervisorLeaf} {
-			if err == nil || errors.Is(err, unix.ESRCH) {
-				break
-			}
-			err = writeFile(filepath.Join(parent, leaf, "cgroup.procs"), strconv.Itoa(pid))
+		if err := sendTo(filepath.Dir(s.dir), strconv.Itoa(pid)); err != nil {
+			return err
 		}
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("move process %d back to cgroup %s: %w", pid, parent, err)
+	}
+	return nil
+}
+
+func sendTo(parent, pid string) error {
+	var err error
+	for _, leaf := range []string{"", leafOfOthers, supervisorLeaf} {
+		err = writeFile(filepath.Join(parent, leaf, "cgroup.procs"), pid)
+		if err == nil || errors.Is(err, unix.ESRCH) {
+			return nil
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // it came from elsewhere, and no leaf is there yet
+		leaf := filepath.Join(parent, leafOfOthers)
+		if err = os.Mkdir(leaf, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
+			err = writeFile(filepath.Join(leaf, "cgroup.procs"), pid)
+		}
+	}
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("move process %s back to cgroup %s: %w", pid, parent, err)
 	}
 	return nil
 }

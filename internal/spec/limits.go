@@ -258,6 +258,9 @@ func (p *resourceParser) pids() error {
 		return nil
 	}
 	limit := *n
+	if limit < -1 {
+		return fmt.Errorf("--pids-limit %d: less than -1, which is no limit", limit)
+	}
 	if limit <= 0 {
 		limit = -1
 	}

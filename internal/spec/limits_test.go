@@ -83,6 +83,7 @@ func TestNonsenseLimitsAreRefused(t *testing.T) {
 		{"operations in megabytes", ResourceOptions{DeviceReadIOPS: []string{"/dev/sda:1mb"}}, "not a number of operations"},
 		{"device that is not there", ResourceOptions{DeviceWriteIOPS: []string{"/dev/nowhere:10"}}, "--device-write-iops"},
 		{"not a block device", ResourceOptions{DeviceReadBPS: []string{"/dev/null:1mb"}}, "not a block device"},
+		{"fewer than no processes", ResourceOptions{PidsLimit: ptr(int64(-7))}, "--pids-limit -7"},
 		{"huge pages without a limit", ResourceOptions{Hugetlb: []string{"2MB"}}, "--hugetlb 2MB"},
 		{"file without a value", ResourceOptions{CgroupConf: []string{"memory.high"}}, "--cgroup-conf"},
 		{"file that kills", ResourceOptions{CgroupConf: []string{"cgroup.kill=1"}}, "cgroup.*"},
