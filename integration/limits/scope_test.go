@@ -185,7 +185,6 @@ func TestControllersThatAreNotDelegatedAreNamed(t *testing.T) {
 func TestCpusetAndIOAfterTheDropIn(t *testing.T) {
 	needs(t, "cpuset", "io")
 	harness.Run(t, "--cpuset-cpus", "1", "--", "sh", "-c", "grep Cpus_allowed_list /proc/self/status").Has("1")
-	disk := "/dev/nvme0n1"
 	if _, err := os.Stat(disk); err != nil {
 		t.Fatal("the virtual host has another disk: ", err)
 	}
