@@ -73,7 +73,7 @@ func report(out string) error {
 		return err
 	}
 	virtual, err := run("bin/host", "-disk", dir, "-user", "alice", "-timeout", "6m", "run", "/urun/bin/limitbench",
-		"-measure", "-limits", "-rounds", "15", "-urun", "/urun/bin/urun", "-image", "/urun/demo")
+		"-measure", "-limits", "-rounds", "10", "-urun", "/urun/bin/urun", "-image", "/urun/demo")
 	if err != nil {
 		return err
 	}
@@ -123,13 +123,13 @@ func table(native, virtual results) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Made by `make bench-limits` on %s: `run --rm IMAGE true`, warm, in pairs with `--cgroups=disabled`; medians of wall time.\n\n",
 		time.Now().UTC().Format(time.DateOnly))
-	b.WriteString("| where | cgroup | with | without | ratio of a pair | waited for the cgroup |\n|---|---|---|---|---|---|\n")
+	b.WriteString("| where | cgroup | with | without | ratio of a pair | the cgroup took | of that the start waited |\n|---|---|---|---|---|---|---|\n")
 	for _, where := range []struct {
 		name string
 		r    results
 	}{{"native, Linux " + native.Kernel + ", systemd in namespaces", native}, {"virtual host, Linux " + virtual.Kernel + ", emulated", virtual}} {
 		for _, v := range where.r.Variants {
-			fmt.Fprintf(&b, "| %s | %s | %.1f ms | %.1f ms | **%.3f** | %.1f ms |\n", where.name, v.Name, v.With, v.Without, v.Ratio, v.Waited)
+			fmt.Fprintf(&b, "| %s | %s | %.1f ms | %.1f ms | **%.3f** | %.1f ms | %.1f ms |\n", where.name, v.Name, v.With, v.Without, v.Ratio, v.Took, v.Waited)
 		}
 	}
 	return b.String()

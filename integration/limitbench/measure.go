@@ -25,9 +25,9 @@ type results struct {
 }
 
 type variant struct {
-	Name                         string
-	With, Without, Ratio, Waited float64
-	args                         []string
+	Name                               string
+	With, Without, Ratio, Took, Waited float64
+	args                               []string
 }
 
 // measure runs each way to have a cgroup in turn with having none.
@@ -67,9 +67,9 @@ func (o options) measure() (err error) {
 }
 
 func (o options) compare(v *variant, image string) error {
-	var with, without, ratios, waited []float64
+	var with, without, ratios, taken, waited []float64
 	for i := range o.Rounds + 2 {
-		a, wait, err := o.start(image, v.args)
+		a, cgroup, err := o.start(image, v.args)
 		if err != nil {
 			return err
 		}
@@ -78,35 +78,42 @@ func (o options) compare(v *variant, image string) error {
 			return err
 		}
 		if i >= 2 { // the first make what the others share
-			with, without, ratios, waited = append(with, a), append(without, b), append(ratios, a/b), append(waited, wait)
+			with, without, ratios = append(with, a), append(without, b), append(ratios, a/b)
+			taken, waited = append(taken, cgroup.took), append(waited, cgroup.waited)
 		}
 	}
-	v.With, v.Without, v.Ratio, v.Waited = median(with), median(without), median(ratios), median(waited)
+	v.With, v.Without, v.Ratio, v.Took, v.Waited = median(with), median(without), median(ratios), median(taken), median(waited)
 	return nil
 }
 
-var waitedFor = regexp.MustCompile(`waited=(\S+)`)
+// times are what the log says of a container's cgroup, in milliseconds: how long it took, beside all else that a start
+// does, and how long the start had nothing else to do.
+type times struct{ took, waited float64 }
 
-// start takes the time of one container, and asks the log how long the cgroup was waited for.
-func (o options) start(image string, args []string) (took, waited float64, err error) {
+var cgroupTimes = regexp.MustCompile(`msg=cgroup took=(\S+) waited=(\S+)`)
+
+// start takes the time of one container.
+func (o options) start(image string, args []string) (whole float64, cgroup times, err error) {
 	all := append([]string{"--debug", "run", "--rm"}, args...)
 	if o.Masked {
 		all = append(all, "--pid=host", "--network=host")
 	}
 	start := time.Now()
 	out, err := exec.Command(o.Urun, append(all, image, "true")...).CombinedOutput()
-	took = milliseconds(time.Since(start))
+	whole = milliseconds(time.Since(start))
 	if err != nil {
-		return 0, 0, fmt.Errorf("urun %s: %w\n%s", strings.Join(all, " "), err, out)
+		return 0, cgroup, fmt.Errorf("urun %s: %w\n%s", strings.Join(all, " "), err, out)
 	}
-	if m := waitedFor.FindSubmatch(out); m != nil {
-		d, err := time.ParseDuration(string(m[1]))
-		if err != nil {
-			return 0, 0, err
+	if m := cgroupTimes.FindSubmatch(out); m != nil {
+		for i, into := range []*float64{&cgroup.took, &cgroup.waited} {
+			d, err := time.ParseDuration(string(m[i+1]))
+			if err != nil {
+				return 0, cgroup, err
+			}
+			*into = milliseconds(d)
 		}
-		waited = milliseconds(d)
 	}
-	return took, waited, nil
+	return whole, cgroup, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
