@@ -57,8 +57,8 @@ host: ## build the virtual host: Debian with systemd, kernel KERNEL (6.1; 6.12, 
 	@$(BUILD) -o bin/host ./integration/host
 	@bin/host -kernel $(KERNEL) build
 
-integration: build host ## the tests that need systemd, in the virtual host; RUN=regexp chooses, KERNEL the kernel
-	@GO="$(GO)" KERNEL=$(KERNEL) RUN='$(RUN)' integration/host/test.sh
+integration: build host ## the tests that need systemd, in the virtual host; RUN=regexp chooses, KERNEL the kernel, ALL=1 those of real images
+	@GO="$(GO)" KERNEL=$(KERNEL) RUN='$(RUN)' ALL=$(ALL) integration/host/test.sh
 
 host-shell: build host ## a shell in the virtual host, as HOSTUSER (alice; bob, carol, root); bin/urun is in its PATH
 	@bin/host -kernel $(KERNEL) -user $(HOSTUSER) shell

@@ -32,7 +32,7 @@ type machine struct {
 
 // bootTime bounds the time until the agent says that the host is up. It is generous: emulation on a machine that does
 // other things as well is slow.
-const bootTime = 3 * time.Minute
+const bootTime = 5 * time.Minute
 
 // boot starts a virtual host and waits until its users' buses are there.
 func boot(ctx context.Context, p parts, dir string) (*machine, error) {
@@ -96,7 +96,7 @@ func arguments(p parts, disk, socket string) []string {
 		"-device", "virtserialport,chardev=agent,name="+wire.Port,
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
 		"-kernel", p.kernel, "-initrd", p.initrd, "-append", "console=ttyS0 quiet mitigations=off nokaslr "+
-			"tsc=reliable no_timer_check panic=-1 audit=0 systemd.show_status=no")
+			"tsc=reliable no_timer_check panic=-1 audit=0 hugepages=8 systemd.show_status=no")
 }
 
 // startOnOwnThread starts a command whose parent, for PR_SET_PDEATHSIG, is a thread that lives as long as this process.

@@ -3,11 +3,12 @@
 # runs it, as root or as the root of a namespace. The users:
 #   alice  subordinate ids, lingers: an ordinary user on an ordinary Debian
 #   bob    no subordinate ids, lingers; all controllers are delegated to him
+#   dave   subordinate ids, does not linger: what he leaves behind when he logs out
 #   carol  subordinate ids, neither user manager nor session bus: as under su, cron or a batch system
 set -eu
 root=$1 disk=$2 size=$3
 
-for user in alice:1001 bob:1002 carol:1003; do
+for user in alice:1001 bob:1002 carol:1003 dave:1004; do
 	chroot "$root" useradd --create-home --shell /bin/bash --uid "${user#*:}" "${user%:*}"
 done
 chroot "$root" usermod --del-subuids 0-4294967294 --del-subgids 0-4294967294 bob

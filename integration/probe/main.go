@@ -35,6 +35,7 @@ var commands = map[string]func(args []string) error{
 	"kernel-file":   kernelFile,   // PATH...: try to write to kernel files
 	"pmi":           pmi,          // ask the launcher at $PMI_FD
 	"rank":          rank,         // RANK SIZE DIR: read the memory of the other ranks
+	"hugepages":     hugePages,    // N: write to that many
 	"sleep-forever": sleepForever, // until a signal
 }
 

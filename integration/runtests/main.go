@@ -40,6 +40,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "leave the working directory for inspection")
 	flag.StringVar(&o.plan, "plan", "", "a `file` of lines USER PACKAGE REGEXP: what to run in the virtual host")
 	flag.StringVar(&o.prepare, "prepare", "", "put all that the plan's tests need into a `directory`, and run nothing")
+	flag.StringVar(&o.images, "images", "debian", "the `images` that the plan's tests need, separated by commas: debian, tools, nine")
 	flag.StringVar(&o.prepared, "prepared", "", "the `directory` that -prepare made")
 	flag.Parse()
 	o.packages = flag.Args()
@@ -57,6 +58,7 @@ type options struct {
 	run, users              string
 	keep                    bool
 	plan, prepare, prepared string
+	images                  string
 	packages                []string
 }
 

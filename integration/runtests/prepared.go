@@ -54,7 +54,7 @@ func (o options) prepareStage() error {
 	if err := st.fill(); err != nil {
 		return err
 	}
-	if err := st.images("debian"); err != nil {
+	if err := st.images(strings.Split(o.images, ",")...); err != nil {
 		return err
 	}
 	done := map[string]bool{}

@@ -348,7 +348,7 @@ func linger(o *Observation) Finding {
 		return ok("detached containers outlive the session")
 	}
 	return Finding{
-		Status: Degraded, Detail: "limited and detached containers end with your last session",
+		Status: Degraded, Detail: "detached containers end with the last process of your last session",
 		Cure: "loginctl enable-linger", Admin: "loginctl enable-linger " + o.User,
 	}
 }

@@ -31,8 +31,10 @@ import (
 //   - where --cgroup-parent says or, without systemd, in the cgroup that this process
 //     lives in.
 //
-// systemd ends all scopes of a user who does not linger when he logs out. His
-// containers without limits are in none, and live on.
+// systemd ends all scopes of a user who does not linger with his manager, which ends some seconds
+// after the last process of his last session. The holder is such a process, and stays as long as a container: so a
+// logout by itself ends nothing, but logind.conf's KillUserProcesses=yes does, and so does killing the holder. His
+// containers without limits are in no scope of their own, but in the session's.
 
 // scopeTime bounds the wait for systemd where nobody asked for a limit: a
 // bus that never answers costs a start this much and no more.
@@ -109,7 +111,7 @@ func (c *PendingCgroup) begin(pending *Pending) (err error) {
 	}
 	c.scope, err = cgdelegate.Create(ctx, c.options())
 	if err == nil && c.request.Detach && !cgdelegate.Lingers() && strings.HasSuffix(c.scope.Path(), ".scope") {
-		c.warnings = append(c.warnings, "systemd ends this container when your last session ends; to prevent that: loginctl enable-linger")
+		c.warnings = append(c.warnings, "systemd ends this container with the last process of your last session; to prevent that: loginctl enable-linger")
 	}
 	return c.excuse(err)
 }
