@@ -31,6 +31,9 @@ type UnionOptions struct {
 	// MaxOpenFiles bounds the descriptors that are kept open between requests; by
 	// default half of RLIMIT_NOFILE.
 	MaxOpenFiles int
+	// Emulate has the union remember owners that are not mapped; nil: it shows no trace
+	// of them, and takes none.
+	Emulate *Emulation
 }
 
 // Union is a file system of a Lower, which never changes, and a directory of the

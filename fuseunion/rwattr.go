@@ -128,12 +128,13 @@ func (u *Union) statAttr(n *unode, st *unix.Stat_t, a *fuse.Attr) {
 	a.Mtime, a.Mtimensec = uint64(st.Mtim.Sec), uint32(st.Mtim.Nsec)
 	a.Ctime, a.Ctimensec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
 	a.Mode, a.Nlink, a.Uid, a.Gid = st.Mode, uint32(st.Nlink), st.Uid, st.Gid
-	a.Blksize = 4096
 	if n.meta.has&metaOwner != 0 {
 		a.Mode, a.Uid, a.Gid, a.Rdev = n.meta.mode, n.meta.uid, n.meta.gid, n.meta.rdev
 	}
 	a.Mode = a.Mode&^uint32(unix.S_IFMT) | n.typ
-	a.Uid, a.Gid = u.ids.uid(a.Uid), u.ids.gid(a.Gid)
+	uid, gid := a.Uid, a.Gid
+	a.Uid, a.Gid = u.ids.uid(uid), u.ids.gid(gid)
+	a.Blksize = u.ids.blksize(uid, gid, n.typ, a)
 	switch {
 	case n.dead:
 		a.Nlink = 0
@@ -178,7 +179,10 @@ func (u *Union) hostStat(n *unode, st *unix.Stat_t) error {
 
 // idMap turns owners that are not mapped in the mount's user namespace into some
 // that are: see ServeOptions.
-type idMap struct{ opt ServeOptions }
+type idMap struct {
+	opt     ServeOptions
+	emulate bool // see Emulation
+}
 
 func (m *idMap) uid(id uint32) uint32 { return mapID(id, m.opt.UIDs, m.opt.SquashUID) }
 func (m *idMap) gid(id uint32) uint32 { return mapID(id, m.opt.GIDs, m.opt.SquashGID) }
@@ -194,7 +198,7 @@ func nodeAttr(ino uint64, n *node, ids *idMap, a *fuse.Attr) {
 	a.Mode = n.mode
 	a.Nlink = n.nlink
 	a.Uid, a.Gid = ids.uid(n.uid), ids.gid(n.gid)
-	a.Blksize = 4096
+	a.Blksize = ids.blksize(n.uid, n.gid, n.mode&unix.S_IFMT, a)
 	switch n.mode & unix.S_IFMT {
 	case unix.S_IFDIR:
 		a.Size, a.Blocks = 4096, 8

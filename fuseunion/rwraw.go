@@ -18,7 +18,7 @@ func ServeUnion(ctx context.Context, dev *os.File, u *Union, opt ServeOptions) e
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	u.ids = idMap{opt}
+	u.ids = idMap{opt, u.opt.Emulate != nil}
 	return serve(ctx, dev, newUnionProtocol(u, opt), opt, func(s *server) { u.slow = s.enterSlow })
 }
 
@@ -82,25 +82,25 @@ func (r *unionFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.St
 
 func (r *unionFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	return status(r.u.create(&creation{
-		dir: in.NodeId, name: name, mode: in.Mode, umask: in.Umask, rdev: in.Rdev, caller: in.Owner,
+		dir: in.NodeId, name: name, mode: in.Mode, umask: in.Umask, rdev: in.Rdev, caller: r.u.caller(&in.InHeader),
 	}, out))
 }
 
 func (r *unionFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	return status(r.u.create(&creation{
-		dir: in.NodeId, name: name, mode: unix.S_IFDIR | in.Mode&0o7777, umask: in.Umask, caller: in.Owner,
+		dir: in.NodeId, name: name, mode: unix.S_IFDIR | in.Mode&0o7777, umask: in.Umask, caller: r.u.caller(&in.InHeader),
 	}, out))
 }
 
 func (r *unionFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	return status(r.u.create(&creation{
-		dir: h.NodeId, name: name, mode: unix.S_IFLNK | 0o777, target: target, caller: h.Owner,
+		dir: h.NodeId, name: name, mode: unix.S_IFLNK | 0o777, target: target, caller: r.u.caller(h),
 	}, out))
 }
 
 func (r *unionFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	return status(r.u.tmpfile(&creation{
-		dir: in.NodeId, mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, caller: in.Owner,
+		dir: in.NodeId, mode: unix.S_IFREG | in.Mode&0o7777, umask: in.Umask, caller: r.u.caller(&in.InHeader),
 	}, &out.EntryOut))
 }
 
@@ -185,7 +185,11 @@ func (r *unionFS) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, des
 	if name == selinuxXattr {
 		return 0, fuse.Status(unix.EOPNOTSUPP)
 	}
-	n, err := r.u.getXattr(h.NodeId, name, dest)
+	get := r.u.getXattr
+	if name == OwnerXattr && r.u.opt.Emulate != nil {
+		get = func(id uint64, _ string, dest []byte) (int, error) { return r.u.ownerXattr(id, dest) }
+	}
+	n, err := get(h.NodeId, name, dest)
 	return uint32(max(n, 0)), status(err)
 }
 
@@ -195,8 +199,12 @@ func (r *unionFS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (u
 }
 
 func (r *unionFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, value []byte) fuse.Status {
+	value = value[:min(len(value), int(in.Size))]
+	if name == OwnerXattr && r.u.opt.Emulate != nil {
+		return status(r.u.setOwnerXattr(in.NodeId, value))
+	}
 	kill := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0
-	return status(r.u.setXattr(in.NodeId, name, value[:min(len(value), int(in.Size))], int(in.Flags), kill))
+	return status(r.u.setXattr(in.NodeId, name, value, int(in.Flags), kill))
 }
 
 func (r *unionFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {

@@ -51,6 +51,9 @@ func (c InfoCmd) Run(app *App) error {
 		if m.Note != "" {
 			row("", m.Note)
 		}
+		if m.Single() && m.Contains(0) {
+			row("other ids", "emulated in containers: packages install and services run, but the kernel tells no users apart (--root-emulation)")
+		}
 	}
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
 		row(dev, access(dev))

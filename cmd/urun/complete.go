@@ -212,7 +212,7 @@ var flagWords = map[string]string{
 	"cgroupns": "private host container:", "ipc": "private host container:", "pid": "private host container:", "uts": "private host container:",
 	"cgroups": "try enforce disabled", "log-driver": "json-file none", "log-level": "debug info warn error",
 	"network": "slirp none host container:", "pull": "missing always never newer", "policy": "always missing never",
-	"restart": "no on-failure always unless-stopped", "storage": "auto overlay fuse",
+	"restart": "no on-failure always unless-stopped", "storage": "auto overlay fuse", "root-emulation": "auto on off",
 	"userns": "auto host keep-id single map: container:", "format": "json table", "type": "container image volume",
 	"signal": "HUP INT QUIT KILL TERM USR1 USR2 STOP CONT", "stop-signal": "HUP INT QUIT KILL TERM USR1 USR2",
 	"platform": "linux/amd64 linux/arm64", "restart-policy": "no on-success on-failure on-abnormal on-abort always",

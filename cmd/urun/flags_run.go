@@ -57,14 +57,16 @@ type ProcessFlags struct {
 
 // FileFlags say what the command finds in its file system.
 type FileFlags struct {
-	Volume   []string `short:"v" sep:"none" placeholder:"[SRC:]DST[:OPT]" group:"Files" help:"Mount a directory of the host (absolute, or from ./) or a named volume."`
-	Mount    []string `sep:"none" placeholder:"KEY=VALUE,..." group:"Files" help:"Mount with type=bind, volume or tmpfs."`
-	Tmpfs    []string `sep:"none" placeholder:"DST[:OPT]" group:"Files" help:"Mount a directory in memory."`
-	ReadOnly bool     `name:"read-only" group:"Files" help:"Mount the image read-only."`
-	ShmSize  string   `placeholder:"SIZE" group:"Files" help:"Size of /dev/shm, 64m by default."`
-	Device   []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
-	Storage  string   `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay or fuse."`
-	Volatile bool     `group:"Files" help:"Do not make the container's files outlive a power failure."`
+	Volume        []string `short:"v" sep:"none" placeholder:"[SRC:]DST[:OPT]" group:"Files" help:"Mount a directory of the host (absolute, or from ./) or a named volume."`
+	Mount         []string `sep:"none" placeholder:"KEY=VALUE,..." group:"Files" help:"Mount with type=bind, volume or tmpfs."`
+	Tmpfs         []string `sep:"none" placeholder:"DST[:OPT]" group:"Files" help:"Mount a directory in memory."`
+	ReadOnly      bool     `name:"read-only" group:"Files" help:"Mount the image read-only."`
+	ShmSize       string   `placeholder:"SIZE" group:"Files" help:"Size of /dev/shm, 64m by default."`
+	Device        []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
+	RootEmulation string   `placeholder:"WHEN" group:"Security" help:"Emulate the users that are missing where only one id is mapped: auto, on or off."`
+
+	Storage  string `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay or fuse."`
+	Volatile bool   `group:"Files" help:"Do not make the container's files outlive a power failure."`
 }
 
 // NetworkFlags say how the container reaches the world and is reached.
@@ -166,7 +168,7 @@ func (f *RunFlags) options() (spec.Options, error) {
 		Image: f.image(), Args: f.command(),
 		Name: f.Name, CIDFile: f.CIDFile, Hostname: f.Hostname, Domainname: f.Domainname,
 		Labels: f.Label, LabelFiles: f.LabelFile, Annotations: f.Annotation,
-		Platform: f.Platform, Pull: f.Pull, Rootfs: f.Rootfs, Storage: f.Storage, LogLevel: f.LogLevel,
+		Platform: f.Platform, Pull: f.Pull, Rootfs: f.Rootfs, Storage: f.Storage, RootEmulation: f.RootEmulation, LogLevel: f.LogLevel,
 		Remove: f.Rm, Replace: f.Replace, Quiet: f.Quiet, Volatile: f.Volatile,
 
 		Interactive: f.Interactive, TTY: f.TTY, Init: f.Init,

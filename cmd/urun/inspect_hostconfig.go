@@ -23,6 +23,7 @@ type inspectedHostConfig struct {
 	CapDrop        []string
 	Privileged     bool
 	ReadonlyRootfs bool
+	RootEmulation  bool // ids that are not mapped are emulated
 	Init           bool
 	LogConfig      logConfig
 	Dns            []string `json:",omitempty"` //nolint:revive // docker's name
@@ -69,6 +70,7 @@ func hostConfigOf(rec *state.Record, s *specs.Spec) inspectedHostConfig {
 		Binds: []string{}, NetworkMode: networkMode(rec, s), PortBindings: map[string][]portBinding{},
 		RestartPolicy: restartPolicy{cmp.Or(rec.Restart.Policy, "no"), rec.Restart.Retries}, AutoRemove: rec.Remove,
 		Ulimits: []inspectedUlimit{}, ReadonlyRootfs: s.Root != nil && s.Root.Readonly,
+		RootEmulation: rec.RootEmulation,
 	}
 	for _, p := range rec.Ports {
 		h.PortBindings[portName(p)] = append(h.PortBindings[portName(p)], portBinding{p.HostIP, strconv.Itoa(int(p.HostPort))})

@@ -19,6 +19,7 @@ import (
 )
 
 var commands = map[string]func(args []string) error{
+	"become":        become,       // UID GID COMMAND...: turn into another user, and run it
 	"list":          list,         // DIR...: every attribute of every file
 	"fds":           fds,          // the descriptors this process was given
 	"gen":           gen,          // BYTES: that many bytes of a fixed sequence

@@ -17,6 +17,7 @@ type Root struct {
 	dir *os.File
 	// resolve are the RESOLVE_* flags for paths.
 	resolve uint64
+	owner   func(path string, open bool, st *unix.Stat_t) error
 }
 
 // NewRoot is the tree below an open directory, which it closes in the end.
@@ -30,6 +31,26 @@ func Host() (*Root, error) {
 	}
 	// Magic links (/proc/self/fd) included: the host's paths are the user's own.
 	return &Root{dir: dir}, nil
+}
+
+// Remembered sets what knows owners that stat(2) does not show: it is given a path and what
+// stat says of that, without following a link at its end, or, if the path is that of an open file below /proc, of the file.
+func (r *Root) Remembered(owner func(path string, open bool, st *unix.Stat_t) error) { r.owner = owner }
+
+// truth puts the owner into what stat(2) said of an open file.
+func (r *Root) truth(f *os.File, st *unix.Stat_t) error {
+	if r.owner == nil {
+		return nil
+	}
+	return r.owner(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), true, st)
+}
+
+// truthAt is truth of a name in an open directory.
+func (r *Root) truthAt(dir *os.File, name string, st *unix.Stat_t) error {
+	if r.owner == nil {
+		return nil
+	}
+	return r.owner(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), false, st)
 }
 
 // Close closes the root directory.
@@ -95,6 +116,9 @@ func (r *Root) Stat(name string, follow bool) (Info, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return info, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if err := r.truth(f, &st); err != nil {
+		return info, at(name, err)
 	}
 	info.Exists, info.Mode, info.Size, info.UID, info.GID = true, st.Mode, st.Size, int(st.Uid), int(st.Gid)
 	if info.IsLink() {

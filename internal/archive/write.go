@@ -33,7 +33,7 @@ type WriteOptions struct {
 
 // Write writes what is at a path as a tar stream.
 func (r *Root) Write(w io.Writer, name string, opt WriteOptions) error {
-	aw := &writer{tar: tar.NewWriter(w), opt: opt, links: map[inode]string{}}
+	aw := &writer{root: r, tar: tar.NewWriter(w), opt: opt, links: map[inode]string{}}
 	if err := aw.start(r, name); err != nil {
 		return err
 	}
@@ -43,6 +43,7 @@ func (r *Root) Write(w io.Writer, name string, opt WriteOptions) error {
 type inode struct{ dev, ino uint64 }
 
 type writer struct {
+	root  *Root
 	tar   *tar.Writer
 	opt   WriteOptions
 	links map[inode]string // multiply linked files by where they came first
@@ -68,6 +69,9 @@ func (w *writer) start(r *Root, name string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(top.Fd()), &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	if err := r.truth(top, &st); err != nil {
+		return at(name, err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		dir, err := openAt(top, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -125,6 +129,9 @@ func (w *writer) entry(parent *os.File, name, called string) error {
 		if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
 			return &fs.PathError{Op: "stat", Path: called, Err: err}
 		}
+		if err := w.root.truth(dir, &st); err != nil {
+			return at(called, err)
+		}
 		return w.directory(dir, &st, called)
 	case kind == unix.S_IFREG:
 		// Should it have become a pipe: O_NONBLOCK does not wait for its writer.
@@ -139,9 +146,15 @@ func (w *writer) entry(parent *os.File, name, called string) error {
 		if err != nil {
 			return &fs.PathError{Op: "readlink", Path: called, Err: err}
 		}
+		if err := w.root.truthAt(parent, name, &st); err != nil {
+			return at(called, err)
+		}
 		return w.special(&st, called, target)
 	case kind == unix.S_IFSOCK:
 		return nil // tar knows none, and a copy of one would be of no use
+	}
+	if err := w.root.truthAt(parent, name, &st); err != nil {
+		return at(called, err)
 	}
 	return w.special(&st, called, "")
 }
@@ -249,6 +262,9 @@ func (w *writer) file(f *os.File, called string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: called, Err: err}
+	}
+	if err := w.root.truth(f, &st); err != nil {
+		return at(called, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return w.special(&st, called, "") // it has been exchanged

@@ -90,7 +90,7 @@ func (s *server) begin(m *handoff.Message) error {
 	if err != nil {
 		return err
 	}
-	s.root, s.bare = archive.NewRoot(root), archive.NewRoot(bare)
+	s.root, s.bare = newRoot(root), newRoot(bare)
 	return nil
 }
 

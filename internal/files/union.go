@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
-	"github.com/urun-dev/urun/internal/archive"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/monitor"
@@ -80,7 +79,7 @@ func (s *server) openUnion(binds []bind) error {
 	if err != nil {
 		return fmt.Errorf("open_tree: %w", err)
 	}
-	s.bare = archive.NewRoot(os.NewFile(uintptr(fd), "/"))
+	s.bare = newRoot(os.NewFile(uintptr(fd), "/"))
 	root, err := rootfs.Open(rootfs.Merged)
 	if err != nil {
 		return err
@@ -95,7 +94,7 @@ func (s *server) openUnion(binds []bind) error {
 	if err != nil {
 		return fmt.Errorf("open root: %w", err)
 	}
-	s.root = archive.NewRoot(os.NewFile(uintptr(fd), "/"))
+	s.root = newRoot(os.NewFile(uintptr(fd), "/"))
 	return nil
 }
 

@@ -42,6 +42,8 @@ type Plan struct {
 	Debug  bool
 
 	filter filter
+	// emulation is the filter of the calls that the monitor answers.
+	emulation seccomp.Program
 }
 
 // Terms are how a container is started this time.
@@ -114,6 +116,13 @@ func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool
 		return nil, err
 	}
 	req.Detach, req.Attached, req.Size, req.Again = t.Detach, t.Attached, t.Size, again
+	if p.Container.RootEmulation != "" {
+		if p.emulation, err = seccomp.Emulation(); err != nil {
+			return nil, err
+		}
+		req.Emulates = true
+		req.Storage = p.emulatedStorage(handle)
+	}
 	init := p.initConfig(handle, req)
 	init.Join, init.SharedShm = joins.kinds, joins.shm != nil
 	if req.Preserved = len(t.Preserve); req.Preserved > 0 {
@@ -257,7 +266,7 @@ func healthCheck(h *spec.Health) *monitor.HealthCheck {
 func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Config {
 	c := p.Container
 	// What has been written decides how it is to be read.
-	storage := cmp.Or(handle.Storage, c.Storage)
+	storage := cmp.Or(handle.Storage, string(req.Storage))
 	return stage.Config{
 		Dir:          handle.Dir(),
 		LowerDir:     c.Rootfs,
@@ -271,7 +280,20 @@ func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Conf
 		KeepGroups:   c.KeepGroups,
 		Seccomp:      p.filter.Program,
 		SeccompFlags: p.filter.Flags,
+
+		Emulation:      p.emulation,
+		EmulationAsked: c.RootEmulation == "on",
 	}
+}
+
+// emulatedStorage is the storage of a container whose ids are emulated: only our own
+// union remembers owners that are not mapped, wherever it can be had.
+func (p *Plan) emulatedStorage(handle *state.Handle) stage.Storage {
+	asked := stage.Storage(cmp.Or(handle.Storage, p.Container.Storage))
+	if asked == stage.StorageAuto && unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) == nil {
+		return stage.StorageFuse
+	}
+	return asked
 }
 
 func removeAll(dirs []string) error {

@@ -140,7 +140,7 @@ func foreignNamespaces(pid int) (flags int, err error) {
 }
 
 // become waits until the process is its command.
-func (v *visitor) become() error {
+func (v *visitor) become(c *container) error {
 	defer v.conn.Close()
 	for {
 		m, err := v.conn.Recv()
@@ -153,6 +153,13 @@ func (v *visitor) become() error {
 		if err := (event{msg: m}).failed(); err != nil {
 			<-v.ended
 			return err
+		}
+		if m.Kind == stage.KindListener {
+			if err := c.emulate(m); err != nil {
+				v.kill()
+				return err
+			}
+			continue
 		}
 		if m.Kind == stage.KindReady && len(m.Files) == 1 {
 			v.master = m.Files[0]
@@ -183,7 +190,7 @@ func (c *container) exec(conn *handoff.Conn, m *handoff.Message) error {
 	v, err := c.enter(req.Exec, stdio)
 	m.Close() // the command has them
 	if err == nil {
-		err = v.become()
+		err = v.become(c)
 	}
 	if err != nil {
 		return c.unlessEnded(err)

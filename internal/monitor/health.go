@@ -105,7 +105,7 @@ func (c *container) runProbe(h *HealthCheck, out *bounded, p *state.Probe) error
 	copied := make(chan struct{})
 	go func() { _, _ = io.Copy(out, r); close(copied) }()
 	became := make(chan error, 1)
-	go func() { became <- v.become() }()
+	go func() { became <- v.become(c) }()
 	timeout := time.NewTimer(h.Timeout)
 	defer timeout.Stop()
 	select {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/emulation"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
@@ -80,6 +81,8 @@ type container struct {
 	thrift              thrift
 	spawned             sync.Map // pids of children that are not the container's
 	oomKills            uint64   // in the cgroup before this run
+	supervising         sync.Mutex
+	supervisor          *emulation.Supervisor // of emulated ids; guarded by supervising
 }
 
 func (c *container) adopt(files []*os.File) error {

@@ -35,7 +35,8 @@ func Unpark(dir, storage string) error { return unparkStorage(dir, storage) }
 
 // WritableIn are the directories of the writable layer of the container in dir.
 func WritableIn(dir string) Serve {
-	return Serve{Upper: writable(dir)[0], Work: writable(dir)[1]}
+	// Owners that are not mapped are wanted as they are.
+	return Serve{Upper: writable(dir)[0], Work: writable(dir)[1], Emulate: true}
 }
 
 // repark parks what a killed command had put back.

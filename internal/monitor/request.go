@@ -28,7 +28,9 @@ type Request struct {
 	Network  stage.Network `json:"network"`
 	Storage  stage.Storage `json:"storage,omitempty"`
 	Volatile bool          `json:"volatile,omitempty"`
-	Slirp    slirp.Config  `json:"slirp"`
+	// Emulates says that Init asks for the emulation of root.
+	Emulates bool         `json:"emulates,omitempty"`
+	Slirp    slirp.Config `json:"slirp"`
 	// Bridge: the container is on the networks that its record names.
 	Bridge bool `json:"bridge,omitempty"`
 	// Hostnames are the container's names in its own /etc/hosts.
@@ -113,6 +115,8 @@ type Serve struct {
 	Upper    string `json:"upper,omitempty"`
 	Work     string `json:"work,omitempty"`
 	Volatile bool   `json:"volatile,omitempty"`
+	// Emulate has it remember owners that are not mapped; see package emulation.
+	Emulate bool `json:"emulate,omitempty"`
 }
 
 // Started is the answer when the command runs. Its file is the pty master, if

@@ -97,6 +97,8 @@ func (s *startup) fromInit(e event) (done bool, err error) {
 	switch {
 	case e.kind() == stage.KindFuse:
 		return false, s.serveUnion(e)
+	case e.kind() == stage.KindListener:
+		return false, s.emulate(e.msg)
 	case e.kind() == stage.KindReady:
 		return false, s.takeReady(e)
 	case e.ended && s.started:
@@ -130,7 +132,7 @@ func (s *startup) takeReady(e event) error {
 		return fmt.Errorf("init: got %d files, want %d", len(files), want)
 	}
 	s.ready = ready
-	s.handle.Storage = string(ready.Storage)
+	s.handle.Storage, s.handle.RootEmulation = string(ready.Storage), ready.Emulated
 	if ready.HasTTY {
 		if err := s.out.terminal(files[want-1], s.Size); err != nil {
 			return err

@@ -64,7 +64,7 @@ func unionMain(parent *handoff.Conn, m *handoff.Message) error {
 func serveUnion(dev *os.File, lower fuseunion.Lower, opt fuseunion.ServeOptions, how *Serve) error {
 	// Modes are made as they are asked for, not one call later.
 	unix.Umask(0)
-	u, err := fuseunion.OpenUnion(lower, how.Upper, how.Work, fuseunion.UnionOptions{Volatile: how.Volatile})
+	u, err := fuseunion.OpenUnion(lower, how.Upper, how.Work, how.options())
 	if err != nil {
 		return fmt.Errorf("open writable layer: %w", err)
 	}
@@ -88,13 +88,28 @@ func (c *container) startUnion() (err error) {
 // now if it was not certain before.
 func (s *startup) serveUnion(e event) error {
 	defer e.msg.Close()
-	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile}
+	files := e.msg.Files
+	if len(files) == 0 {
+		dev, mount, err := mountFuse(fuseunion.MountOptions{Writable: true})
+		if err != nil {
+			return err
+		}
+		// Whoever has the other descriptors keeps them; with these here, neither the
+		// mount nor its server would end with the container.
+		defer dev.Close()
+		defer mount.Close()
+		if err := s.init.conn.Send(stage.KindImage, nil, mount); err != nil {
+			return err
+		}
+		files = []*os.File{dev}
+	}
+	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile, Emulate: s.Emulates}
 	if s.union == nil {
 		if err := s.startUnion(); err != nil {
 			return err
 		}
 	}
-	return s.union.conn.Send(KindServe, how, e.msg.Files...)
+	return s.union.conn.Send(KindServe, how, files...)
 }
 
 // unionTime bounds the wait for an image server that writes out what the kernel

@@ -43,7 +43,7 @@ func serveImage(parent *handoff.Conn, m *handoff.Message) error {
 	if err != nil {
 		return fmt.Errorf("open image: %w", err)
 	}
-	dev, mount, err := mountFuse()
+	dev, mount, err := mountFuse(fuseunion.MountOptions{})
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func serveImage(parent *handoff.Conn, m *handoff.Message) error {
 	return nil
 }
 
-func mountFuse() (dev, mount *os.File, err error) {
+func mountFuse(opt fuseunion.MountOptions) (dev, mount *os.File, err error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, &hintError{
@@ -74,7 +74,7 @@ func mountFuse() (dev, mount *os.File, err error) {
 		}
 	}
 	dev = os.NewFile(uintptr(fd), "/dev/fuse")
-	if mount, err = fuseunion.Mount(dev, fuseunion.MountOptions{}); err != nil {
+	if mount, err = fuseunion.Mount(dev, opt); err != nil {
 		return nil, nil, errors.Join(err, dev.Close())
 	}
 	return dev, mount, nil

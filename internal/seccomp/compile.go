@@ -38,6 +38,12 @@ func compileFor(p *specs.LinuxSeccomp, goarch string) (Program, uint, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	out, err := assemble(rs, list)
+	return out, flags, err
+}
+
+// assemble makes the program of a ruleset for some architectures.
+func assemble(rs *ruleset, list []machine) (Program, error) {
 	var want []abi
 	for _, m := range list {
 		want = append(want, m.abis...)
@@ -54,9 +60,9 @@ func compileFor(p *specs.LinuxSeccomp, goarch string) (Program, uint, error) {
 	}
 	out = append(out, ret(retKillProcess))
 	if len(out) > maxInstructions {
-		return nil, 0, fmt.Errorf("compile seccomp profile: %d instructions, the kernel takes %d", len(out), maxInstructions)
+		return nil, fmt.Errorf("compile seccomp profile: %d instructions, the kernel takes %d", len(out), maxInstructions)
 	}
-	return out, flags, nil
+	return out, nil
 }
 
 // filterFlags maps the flags of a profile. Without any, speculative store

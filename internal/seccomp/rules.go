@@ -82,6 +82,7 @@ type named struct {
 	names  []string
 	action uint32
 	args   []specs.LinuxSeccompArg
+	only   []abi // nil: all
 }
 
 // parseRules checks all rules of a profile, also those that no ABI will use.
@@ -108,11 +109,11 @@ func parseRules(p *specs.LinuxSeccomp) (*ruleset, error) {
 			return nil, err
 		}
 		if !twice {
-			rs.rules = append(rs.rules, named{s.Names, act, s.Args})
+			rs.rules = append(rs.rules, named{names: s.Names, action: act, args: s.Args})
 			continue
 		}
 		for j := range s.Args {
-			rs.rules = append(rs.rules, named{s.Names, act, s.Args[j : j+1]})
+			rs.rules = append(rs.rules, named{names: s.Names, action: act, args: s.Args[j : j+1]})
 		}
 	}
 	return rs, nil
@@ -169,6 +170,9 @@ type entry struct {
 
 func (rs *ruleset) spread(entries []entry, b abi, i int, newest *uint32) []entry {
 	n := &rs.rules[i]
+	if n.only != nil && !slices.Contains(n.only, b) {
+		return entries
+	}
 	for _, name := range n.names {
 		if b == abiX86 {
 			entries = rs.spreadMuxed(entries, n, name)

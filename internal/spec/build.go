@@ -235,6 +235,7 @@ func (b *builder) choices() error {
 	}{
 		{"--pull", b.opt.Pull, &b.c.Pull, []string{"missing", "always", "never", "newer"}},
 		{"--storage", b.opt.Storage, &b.c.Storage, []string{"auto", "overlay", "fuse"}},
+		{"--root-emulation", b.opt.RootEmulation, &b.c.RootEmulation, []string{"auto", "on", "off"}},
 		{"--cgroups", b.opt.Cgroups, (*string)(&b.c.Cgroups), []string{"", "try", "enforce", "disabled"}},
 		{"--log-level", b.opt.LogLevel, &b.c.LogLevel, []string{"", "debug", "info", "warn", "error"}},
 	}
@@ -244,7 +245,26 @@ func (b *builder) choices() error {
 			return fmt.Errorf("%s %s: must be one of %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.words, ", "), ", "))
 		}
 	}
+	if err := b.rootEmulation(); err != nil {
+		return err
+	}
 	return b.platform()
+}
+
+// rootEmulation makes sense where root is the one id that there is.
+func (b *builder) rootEmulation() error {
+	one := func(m []specs.LinuxIDMapping) bool { return len(m) == 1 && m[0].Size == 1 && m[0].ContainerID == 0 }
+	if b.c.RootEmulation == "off" {
+		b.c.RootEmulation = ""
+	}
+	if one(b.facts.UIDMap) && one(b.facts.GIDMap) {
+		return nil
+	}
+	if b.c.RootEmulation == "on" {
+		return hint("leave out --root-emulation=on, or add --userns=single", "--root-emulation=on: root is not the only id of this container")
+	}
+	b.c.RootEmulation = ""
+	return nil
 }
 
 func (b *builder) platform() error {

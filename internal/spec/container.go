@@ -55,8 +55,11 @@ type Container struct {
 	Platform string // "os/arch[/variant]", empty for the machine's own
 	Rootfs   string // --rootfs, absolute
 	Storage  string // "auto", "overlay" or "fuse"
-	Volatile bool
-	LogLevel string // "", "debug", "info", "warn" or "error"
+	// RootEmulation has the ids that are not mapped emulated: "" (no), "auto" (as far as
+	// it can be done) or "on".
+	RootEmulation string
+	Volatile      bool
+	LogLevel      string // "", "debug", "info", "warn" or "error"
 
 	// PreserveFDs are numbers of the caller's files that the command keeps.
 	PreserveFDs []uint `json:",omitempty"`

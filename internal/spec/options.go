@@ -15,6 +15,7 @@ type Options struct {
 	Platform, Pull         string
 	Rootfs                 string // directory instead of an image
 	Storage, LogLevel      string
+	RootEmulation          string
 	Remove, Replace, Quiet bool
 	Volatile               bool
 

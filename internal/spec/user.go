@@ -63,7 +63,7 @@ func (b *builder) lookupUser() error {
 	// do not exist, and all of them where setgroups(2) is not allowed
 	// (user_namespaces(7)): nobody asked for them on the command line.
 	for _, g := range u.Sgids {
-		if b.facts.HaveSubIDs && mapped(b.facts.GIDMap, uint32(g)) {
+		if b.c.RootEmulation != "" || b.facts.HaveSubIDs && mapped(b.facts.GIDMap, uint32(g)) {
 			b.proc.User.AdditionalGids = append(b.proc.User.AdditionalGids, uint32(g))
 		}
 	}
@@ -89,6 +89,10 @@ func (b *builder) addGroups() error {
 		return fmt.Errorf("--group-add: %w", err)
 	}
 	for _, g := range gids {
+		if b.c.RootEmulation != "" {
+			b.proc.User.AdditionalGids = append(b.proc.User.AdditionalGids, uint32(g))
+			continue
+		}
 		if !b.facts.HaveSubIDs {
 			return hint(subIDHint, "--group-add %s: without subordinate ids a container cannot set groups", strings.Join(names, ","))
 		}
@@ -109,6 +113,9 @@ func (b *builder) sortGroups() {
 const subIDHint = "more ids need subordinate ids: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER, and the package uidmap"
 
 func (b *builder) checkMapped() error {
+	if b.c.RootEmulation != "" {
+		return nil
+	}
 	u := b.proc.User
 	cure := subIDHint
 	if b.facts.HaveSubIDs {

@@ -27,6 +27,12 @@ type Config struct {
 	Seccomp      seccomp.Program `json:"seccomp,omitempty"`
 	SeccompFlags uint            `json:"seccompFlags,omitempty"`
 
+	// Emulation has the monitor answer the calls that take more ids than there are; see
+	// package emulation. Empty means none.
+	Emulation seccomp.Program `json:"emulation,omitempty"`
+	// EmulationAsked says that without it the container is not to start.
+	EmulationAsked bool `json:"emulationAsked,omitempty"`
+
 	// Network says what to do in a network namespace of its own.
 	Network Network      `json:"network"`
 	Slirp   slirp.Config `json:"slirp"`
@@ -79,8 +85,16 @@ type Ready struct {
 	HasTTY bool `json:"hasTTY"`
 	// Storage is what it came to.
 	Storage Storage `json:"storage"`
+	// Emulated says that the monitor emulates root.
+	Emulated bool `json:"emulated,omitempty"`
 	// Notices are things that the user should know, a sentence each.
 	Notices []string `json:"notices,omitempty"`
+}
+
+// Listener comes with the descriptor on which a supervisor is asked.
+type Listener struct {
+	// Union says that the root is a union that remembers owners.
+	Union bool `json:"union"`
 }
 
 // Failed is what init says when it can not go on.
@@ -96,9 +110,11 @@ type Failed struct {
 const (
 	KindConfig = "config"
 	KindImage  = "image" // file: a detached mount of the image
-	KindFuse   = "fuse"  // file: the FUSE device, mounted as a union
+	KindFuse   = "fuse"  // file: the FUSE device, mounted as a union; none: the monitor is to mount one
 	KindReady  = "ready"
 	KindExec   = "exec"
 	KindFailed = "failed"
 	KindEnter  = "enter"
+	// File: the descriptor on which a supervisor is asked; from init and from exec.
+	KindListener = "listener"
 )

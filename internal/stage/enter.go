@@ -87,6 +87,10 @@ func enter(parent *handoff.Conn) error {
 	if err := s.becomeRoot(); err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
+	// Where the container's init went without, the monitor has taken it from here.
+	if err := s.emulate(); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
 	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups}
 	if err := s.visit(&p, req.Exec); err != nil {
 		return err
@@ -194,10 +198,14 @@ func (s *setup) visitorUser(p *Process, name string) error {
 	proc := p.Spec
 	proc.User.UID, proc.User.GID, proc.User.AdditionalGids = uint32(u.Uid), uint32(u.Gid), nil
 	linux := s.Spec.Linux
-	if !mapped(linux.UIDMappings, proc.User.UID) || !mapped(linux.GIDMappings, proc.User.GID) {
+	if !s.emulated && (!mapped(linux.UIDMappings, proc.User.UID) || !mapped(linux.GIDMappings, proc.User.GID)) {
 		return &codedError{126, fmt.Errorf("exec: user %q: its ids are not mapped into the container", name)}
 	}
-	if single := len(linux.GIDMappings) == 1 && linux.GIDMappings[0].Size == 1; !single {
+	if s.emulated {
+		for _, g := range u.Sgids {
+			proc.User.AdditionalGids = append(proc.User.AdditionalGids, uint32(g))
+		}
+	} else if single := len(linux.GIDMappings) == 1 && linux.GIDMappings[0].Size == 1; !single {
 		for _, g := range u.Sgids {
 			if mapped(linux.GIDMappings, uint32(g)) {
 				proc.User.AdditionalGids = append(proc.User.AdditionalGids, uint32(g))

@@ -45,6 +45,8 @@ type setup struct {
 	root      *rootfs.Root
 	storage   Storage // overlay or fuse
 	notices   []string
+	// emulated says that the monitor emulates root.
+	emulated bool
 }
 
 // run receives the configuration and sets up the container. It returns only
@@ -69,6 +71,9 @@ func run(parent *handoff.Conn) (int, error) {
 			return 0, fmt.Errorf("%s: %w", st.name, err)
 		}
 	}
+	if err := s.emulate(); err != nil {
+		return 0, err
+	}
 	if err := s.ready(); err != nil {
 		return 0, err
 	}
@@ -87,7 +92,7 @@ func run(parent *handoff.Conn) (int, error) {
 // ready tells the monitor and waits for its word: the record on disk says
 // "running" before the command does anything.
 func (s *setup) ready() error {
-	r := Ready{HasTUN: s.tun != nil, HasTTY: s.master != nil, Storage: s.storage, Notices: s.notices}
+	r := Ready{HasTUN: s.tun != nil, HasTTY: s.master != nil, Storage: s.storage, Emulated: s.emulated, Notices: s.notices}
 	var files []*os.File
 	for _, f := range []*os.File{s.tun, s.master} {
 		if f != nil {

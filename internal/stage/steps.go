@@ -224,6 +224,9 @@ func (s *setup) terminal() error {
 		return err
 	}
 	user := s.Spec.Process.User
+	if len(s.Emulation) > 0 {
+		user.UID = 0 // whoever the command shows itself as
+	}
 	if err := s.slave.Chown(int(user.UID), -1); err != nil {
 		return fmt.Errorf("chown terminal: %w", err)
 	}

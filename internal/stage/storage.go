@@ -20,7 +20,8 @@ func (s *setup) chooseStorage() error {
 		return nil
 	}
 	s.storage = StorageOverlay
-	if rootfs.ProbeOverlay() == nil {
+	// The kernel remembers no owner that does not exist.
+	if len(s.Emulation) == 0 && rootfs.ProbeOverlay() == nil {
 		return nil
 	}
 	if dev, err := openFuse(); err == nil {
@@ -70,6 +71,9 @@ func (s *setup) tree() (*os.File, error) {
 
 // union mounts the union of image and writable layer, which the monitor has served.
 func (s *setup) union() error {
+	if len(s.Emulation) > 0 {
+		return s.unionOfMonitor()
+	}
 	dev, err := openFuse()
 	if err != nil {
 		return err
@@ -84,6 +88,24 @@ func (s *setup) union() error {
 		return err
 	}
 	return s.parent.Send(KindFuse, nil, dev)
+}
+
+// unionOfMonitor has the monitor make the mount. The kernel then names the processes that use it, of which
+// the union knows who they are, by the pids that the monitor and the union see: it takes those of the pid namespace
+// that the mount was made in.
+func (s *setup) unionOfMonitor() error {
+	if err := s.parent.Send(KindFuse, nil); err != nil {
+		return err
+	}
+	m, err := s.parent.Expect(KindImage)
+	if err != nil {
+		return fmt.Errorf("wait for the union's mount: %w", err)
+	}
+	defer m.Close()
+	if len(m.Files) != 1 {
+		return fmt.Errorf("got %d files for the union", len(m.Files))
+	}
+	return rootfs.AttachAt(m.Files[0], rootfs.Merged)
 }
 
 func openFuse() (*os.File, error) {

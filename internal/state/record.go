@@ -62,6 +62,8 @@ type Record struct {
 	// Storage is who merges the writable layer with what is below: "overlay", the
 	// kernel, or "fuse", urun's own server. Its layout depends on it.
 	Storage string `json:"storage,omitempty"`
+	// RootEmulation says that the monitor emulates the ids that are not there.
+	RootEmulation bool `json:"rootEmulation,omitempty"`
 
 	Restart Restart `json:"restart,omitzero"`
 	Health  *Health `json:"health,omitempty"` // nil: it is not checked
