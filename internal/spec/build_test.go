@@ -290,8 +290,10 @@ func TestErrors(t *testing.T) {
 		{name: "user that the image lacks", opt: Options{User: "nobody"}, want: "unable to find user nobody"},
 		{name: "group that the image lacks", opt: Options{User: "0:nogroup"}, want: "unable to find group nogroup"},
 		{name: "user that is not mapped", opt: Options{User: "70000"}, want: "user id 70000 is not mapped"},
-		{name: "user without subordinate ids", opt: Options{User: "www"}, want: "user id 33 is not mapped", facts: noSubIDs},
-		{name: "group without subordinate ids", opt: Options{GroupAdd: []string{"www"}}, want: "without subordinate ids", facts: noSubIDs},
+		{name: "user without subordinate ids", opt: Options{User: "www", RootEmulation: "off"}, want: "user id 33 is not mapped", facts: noSubIDs},
+		{name: "group without subordinate ids", opt: Options{GroupAdd: []string{"www"}, RootEmulation: "off"}, want: "without subordinate ids", facts: noSubIDs},
+		{name: "emulation with many ids", opt: Options{RootEmulation: "on"}, want: "--root-emulation=on"},
+		{name: "emulation sometimes", opt: Options{RootEmulation: "maybe"}, want: "auto, on, off"},
 		{name: "group that is not mapped", opt: Options{GroupAdd: []string{"far"}}, want: "group id 70000 is not mapped"},
 		{name: "unknown group to add", opt: Options{GroupAdd: []string{"nogroup"}}, want: "--group-add"},
 		{name: "keep-groups and others", opt: Options{GroupAdd: []string{"keep-groups", "www"}}, want: "conflicting options"},
@@ -320,7 +322,7 @@ func TestErrors(t *testing.T) {
 func TestHintsAreReached(t *testing.T) {
 	facts := testFacts()
 	noSubIDs(&facts)
-	for _, o := range []Options{{User: "www"}, {Volumes: []string{"/nowhere:/x"}}, {Network: "bridge"}} {
+	for _, o := range []Options{{User: "www", RootEmulation: "off"}, {Volumes: []string{"/nowhere:/x"}}, {Network: "bridge"}} {
 		_, err := Build(o, facts)
 		var h interface{ Hint() string }
 		if !errors.As(err, &h) || h.Hint() == "" {
