@@ -222,7 +222,8 @@ func (g *spaceGuard) Write(p []byte) (int, error) {
 		if err := unix.Fstatfs(int(g.f.Fd()), &st); err != nil {
 			return 0, &fs.PathError{Op: "statfs", Path: g.f.Name(), Err: err}
 		}
-		if st.Bavail*uint64(st.Bsize) < spaceReserve {
+		// One without any blocks, as ramfs and some FUSE file systems, says nothing of its space.
+		if st.Blocks > 0 && st.Bavail*uint64(st.Bsize) < spaceReserve {
 			return 0, &fs.PathError{Op: "write", Path: g.f.Name(), Err: unix.ENOSPC}
 		}
 	}
