@@ -96,7 +96,7 @@ bench-net: build ## compare networks with slirp4netns, pasta, rootlesskit and ve
 bench-fs: build ## compare file systems with the kernel's overlayfs and fuse-overlayfs; writes docs/benchmarks.md
 	@$(PREFLIGHT) bench
 	@$(BUILD) -o bin/fsbench ./integration/fsbench
-	@bin/fsbench -out docs/benchmarks.md
+	@bin/fsbench $(BENCHFS) -out docs/benchmarks.md
 bench-life: build ## compare exec, ps, detached containers and their memory with Debian's podman; writes docs/benchmarks.md
 	@$(PREFLIGHT) bench
 	@$(BUILD) -o bin/bench ./integration/bench

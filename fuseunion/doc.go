@@ -112,6 +112,10 @@
 // (FUSE_NOTIFY_STORE): the small files that follow in a directory, the window
 // around a small read of a large file, the windows ahead of a stream. See push.go.
 //
+// Names can not be pushed. Where lookups show a direction, ServeOptions.List is told
+// which directories come next, and a process that may touch the mount lists them
+// (ReadListings): then the kernel knows all that is in them. See ahead.go.
+//
 // # Deadlocks
 //
 // A process that serves must not touch its own mount (it would wait for itself)

@@ -27,8 +27,11 @@ const (
 	window     = 1 << 20   // of a large file, aligned
 	// A READ of this size is read-ahead: programs read less at random, and the kernel
 	// asks for 128 KiB ahead.
-	streamRead   = 64 << 10
-	windowsAhead = 2
+	streamRead = 64 << 10
+	// Windows that a stream is ahead of at its beginning, and at most: as it goes on they double, so
+	// that no more is pushed in vain than was read before.
+	firstWindows = 2
+	mostWindows  = 16
 	// walkLasts is for how many files and directories a direction that has been seen
 	// holds without being seen again: a walk comes into many small directories.
 	walkLasts  = 32
@@ -50,12 +53,16 @@ type pusher struct {
 	known  []atomic.Uint32 // a bit for each node: read, or pushed whole
 	credit atomic.Int32    // what is left of walkLasts
 
-	mu      sync.Mutex
-	windows map[uint32]windowSet // of large files, by node
+	mu    sync.Mutex
+	large map[uint32]*pushed // files, by node
 }
 
-// windowSet says which windows of a file were pushed, a bit for each.
-type windowSet []uint64
+// pushed is what was pushed of a large file.
+type pushed struct {
+	windows []uint64 // a bit for each
+	stream  uint64   // the window that a stream has come to
+	ahead   uint64   // windows that it is given
+}
 
 // pushJob is a window of a large file, the small files from a node on, or those of a
 // directory.
@@ -72,8 +79,8 @@ const (
 func newPusher(fd int, t *Tree, log *slog.Logger) *pusher {
 	return &pusher{
 		fd: fd, tree: t, log: log, jobs: make(chan pushJob, pushQueue), done: make(chan struct{}),
-		known:   make([]atomic.Uint32, t.m.hdr.nodes/32+1),
-		windows: make(map[uint32]windowSet),
+		known: make([]atomic.Uint32, t.m.hdr.nodes/32+1),
+		large: make(map[uint32]*pushed),
 	}
 }
 
@@ -117,7 +124,7 @@ func (p *pusher) do(j pushJob, buf []byte) {
 	case children:
 		p.directory(j.node, buf)
 	default:
-		p.large(j.node, j.window, buf)
+		p.window(j.node, j.window, buf)
 	}
 }
 
@@ -232,26 +239,39 @@ func (p *pusher) readLarge(i uint32, n *node, off uint64, size int) {
 	if off >= n.size {
 		return
 	}
-	first, last := off/window, off/window
-	if size >= streamRead {
-		first, last = first+1, min(last+windowsAhead, (n.size-1)/window)
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	set := p.windows[i]
-	if set == nil {
-		set = make(windowSet, (n.size+window-1)/window/64+1)
-		p.windows[i] = set
+	f := p.large[i]
+	if f == nil {
+		f = &pushed{windows: make([]uint64, (n.size+window-1)/window/64+1)}
+		p.large[i] = f
+	}
+	first, last := off/window, off/window
+	if size >= streamRead {
+		first, last = first+1, min(last+f.streamTo(last), (n.size-1)/window)
 	}
 	for w := first; w <= last; w++ {
 		bit := uint64(1) << (w % 64)
-		if set[w/64]&bit == 0 && p.enqueue(pushJob{node: i, window: int64(w)}) {
-			set[w/64] |= bit
+		if f.windows[w/64]&bit == 0 && p.enqueue(pushJob{node: i, window: int64(w)}) {
+			f.windows[w/64] |= bit
 		}
 	}
 }
 
-func (p *pusher) large(i uint32, w int64, buf []byte) {
+// streamTo notes that a stream has come to a window, and returns how many are to be
+// pushed behind it.
+func (f *pushed) streamTo(w uint64) uint64 {
+	switch {
+	case w < f.stream || w > f.stream+f.ahead+1 || f.ahead == 0: // another stream
+		f.ahead = firstWindows
+	case w > f.stream:
+		f.ahead = min(2*f.ahead, mostWindows)
+	}
+	f.stream = w
+	return f.ahead
+}
+
+func (p *pusher) window(i uint32, w int64, buf []byte) {
 	var n node
 	if p.tree.m.node(i, &n) != nil {
 		return

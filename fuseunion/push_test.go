@@ -135,16 +135,25 @@ func TestAReadOfALargeFileBringsItsWindowOnce(t *testing.T) {
 	}
 }
 
-func TestAStreamIsPushedAhead(t *testing.T) {
-	content := strings.Repeat("0123456789abcdef", 4*window/16)
+func TestAStreamIsPushedAheadFurtherAndFurther(t *testing.T) {
+	content := strings.Repeat("0123456789abcdef", 12*window/16)
 	tree := openTars(t, makeTar(t, file("big", content)))
 	p, stores := testPusher(t, tree)
-	readNode(t, p, tree, "big", 0, 128<<10)
-	readNode(t, p, tree, "big", 128<<10, 128<<10)
-	for k, s := range stores() {
-		if s.off != uint64(k+1)*window || len(s.data) != window || k >= windowsAhead {
-			t.Errorf("store %d: %d bytes at %d", k, len(s.data), s.off)
+	next := uint64(0) // the first window that was not pushed, as a stream would find it
+	for _, want := range []uint64{firstWindows, 2 * firstWindows} {
+		readNode(t, p, tree, "big", next*window, 128<<10)
+		readNode(t, p, tree, "big", next*window+128<<10, 128<<10)
+		next += want + 1
+	}
+	seen := map[uint64]bool{}
+	for _, s := range stores() {
+		if seen[s.off] || s.data != content[s.off:s.off+window] {
+			t.Errorf("stored %d bytes at %d", len(s.data), s.off)
 		}
+		seen[s.off] = true
+	}
+	if want := 3 * firstWindows; len(seen) != want {
+		t.Errorf("%d windows were pushed, want %d", len(seen), want)
 	}
 }
 

@@ -12,13 +12,14 @@ import (
 // forever is how long, in seconds, the kernel may keep what it is told.
 const forever = math.MaxInt32
 
-// rawFS answers requests from a tree. It has no state but what the pusher has: a node's id is its inode
-// number.
+// rawFS answers requests from a tree. It has no state but what push and ahead have: a node's id is its
+// inode number.
 type rawFS struct {
 	fuse.RawFileSystem // ENOSYS to the rest
 	t                  *Tree
 	opt                ServeOptions
 	push               *pusher // nil where nothing is pushed
+	ahead              *ahead  // nil where nobody lists directories
 }
 
 func newRawFS(t *Tree, opt ServeOptions) *rawFS {
@@ -88,6 +89,9 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	}
 	if len(name) > maxName {
 		return fuse.Status(unix.ENAMETOOLONG)
+	}
+	if r.ahead != nil {
+		r.ahead.lookup(uint32(h.NodeId - 1))
 	}
 	i, err := r.t.child(&dir, name)
 	if err == unix.ENOENT {

@@ -29,6 +29,11 @@ type ServeOptions struct {
 	// What the kernel is told instead of an id that is not mapped.
 	SquashUID, SquashGID uint32
 
+	// List, if it is there, is told the paths of directories that should be listed through the
+	// mount by another process, because somebody walks through the tree (SendListings, ReadListings).
+	// It is called while a request waits, by one goroutine at a time.
+	List func(dirs []string) `json:"-"`
+
 	Readers int          // goroutines that answer requests; default max(2, CPUs)
 	Log     *slog.Logger // default: silent
 }
@@ -59,6 +64,10 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 		raw.push = newPusher(s.fd, tree, opt.Log)
 		raw.push.start()
 		s.quiesce = raw.push.stop
+		if opt.List != nil {
+			raw.ahead = newAhead(tree, opt.List)
+			s.quiesce = func() { raw.push.stop(); raw.ahead.stop() }
+		}
 	})
 }
 

@@ -2,7 +2,10 @@
 // trees, urun with the kernel's overlayfs over its image server, urun with its own union, and fuse-overlayfs over
 // unpacked trees. It writes the table of docs/benchmarks.md that belongs to it.
 //
-//	fsbench [-runs N] [-only REGEXP] [-keep DIR] [-out FILE]
+//	fsbench [-runs N] [-only REGEXP] [-ways WAY,...] [-keep DIR] [-results FILE] [-out FILE]
+//
+// With -results it can be run in pieces: what it measures takes the place of the same in that file, and the table is of
+// all that is in it. A ratio is always of times of one run.
 //
 // It runs as an ordinary user; called by root it makes the user urun-bench, if there is none, and measures as that.
 // bin/urun must be built.
@@ -19,6 +22,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -53,17 +57,26 @@ type options struct {
 	Urun string
 	Runs int
 	Only string
+	Ways []string // that are measured
 }
 
 func driverMain() (err error) {
 	var o options
 	flag.IntVar(&o.Runs, "runs", 5, "rounds")
 	flag.StringVar(&o.Only, "only", "", "only sessions whose name matches this `regexp`")
+	waysFlag := flag.String("ways", strings.Join(ways, ","), "the `ways` that are measured; the kernel's always is")
+	kept := flag.String("results", "", "the `file` that keeps the results of several runs")
 	keep := flag.String("keep", "", "keep the images in this `directory`, and take them from there the next time")
 	out := flag.String("out", "", "the `file` whose marked part is rewritten; else the table goes to standard output")
 	flag.Parse()
 	if _, err := regexp.Compile(o.Only); err != nil {
 		return err
+	}
+	o.Ways = append(strings.Split(*waysFlag, ","), kernel)
+	for _, w := range o.Ways {
+		if !slices.Contains(ways, w) {
+			return fmt.Errorf("-ways: there is no %q, but %s", w, strings.Join(ways, ", "))
+		}
 	}
 	stage, err := os.MkdirTemp("/var/tmp", "urun-fsbench-")
 	if err != nil {
@@ -89,16 +102,21 @@ func driverMain() (err error) {
 	if err != nil {
 		return err
 	}
-	var res results
+	res := &results{}
 	cmd.Stderr = os.Stderr
 	raw, err := cmd.Output()
 	if err == nil {
-		err = json.Unmarshal(raw, &res)
+		err = json.Unmarshal(raw, res)
 	}
 	if err != nil {
 		return fmt.Errorf("measure: %w", err)
 	}
-	text := render(&res)
+	if *kept != "" {
+		if res, err = keepResults(*kept, res); err != nil {
+			return err
+		}
+	}
+	text := render(res)
 	if *out == "" {
 		_, err := io.WriteString(os.Stdout, text)
 		return err

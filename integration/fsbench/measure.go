@@ -19,14 +19,25 @@ import (
 
 // results is what the measuring process says.
 type results struct {
-	Seconds map[string]map[string][]float64 // what -> way -> times
+	Seconds map[string]map[string]*measured // what -> way
 	Kernel  string
 	CPUs    int
-	Load    [2]string
-	Took    time.Duration
+	Runs    []aRun
 	Nodes   int
 	Tools   []string
 	Server  map[string]memory // after a walk over 100,000 nodes
+}
+
+// measured is the times of one thing in one way, in seconds, and of the kernel's way in the same run.
+type measured struct {
+	Times, Kernel []float64
+	Urun          string // its version
+}
+
+// aRun is one run of the program.
+type aRun struct {
+	Load [2]string // average, before and after
+	Took time.Duration
 }
 
 // memory is that of a process, in bytes.
@@ -73,9 +84,13 @@ func measureMain(args []string) error {
 		return errors.New("measure: not as root")
 	}
 	start := time.Now()
-	r := &results{Seconds: map[string]map[string][]float64{}, CPUs: runtime.NumCPU(), Server: map[string]memory{}}
-	r.Load[0] = load()
-	var err error
+	r := &results{Seconds: map[string]map[string]*measured{}, CPUs: runtime.NumCPU(), Server: map[string]memory{}}
+	run := aRun{Load: [2]string{load()}}
+	version, err := output(exec.Command(b.Urun, "version"))
+	if err != nil {
+		return err
+	}
+	r.Tools = []string{strings.TrimSpace(version)}
 	if b.memory, err = os.MkdirTemp("/dev/shm", "urun-fsbench-"); err != nil {
 		return err
 	}
@@ -92,18 +107,18 @@ func measureMain(args []string) error {
 		return err
 	}
 	r.Kernel = unix.ByteSliceToString(u.Release[:])
-	for _, c := range [][]string{{b.Urun, "version"}, {"fuse-overlayfs", "--version"}} {
-		out, err := output(exec.Command(c[0], c[1:]...))
-		if err != nil {
-			return err
-		}
-		for line := range strings.Lines(out) { // the peer names its mount helper first
-			if strings.HasPrefix(line, filepath.Base(c[0])) {
-				r.Tools = append(r.Tools, strings.TrimSpace(line))
-			}
+	out, err := output(exec.Command(peer, "--version"))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) { // it names its mount helper first
+		if strings.HasPrefix(line, peer) {
+			r.Tools = append(r.Tools, strings.TrimSpace(line))
 		}
 	}
-	r.Load[1], r.Took = load(), time.Since(start)
+	r.finish(r.Tools[0])
+	run.Load[1], run.Took = load(), time.Since(start)
+	r.Runs = []aRun{run}
 	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
@@ -214,6 +229,9 @@ func (b *bench) all(r *results) error {
 		}
 		for range b.Runs {
 			for _, way := range s.ways {
+				if !slices.Contains(b.Ways, way) {
+					continue
+				}
 				if err := b.session(r, s, way); err != nil {
 					return err
 				}
@@ -254,9 +272,12 @@ func (b *bench) session(r *results, s session, way string) error {
 
 func (r *results) add(what, way string, seconds float64) {
 	if r.Seconds[what] == nil {
-		r.Seconds[what] = map[string][]float64{}
+		r.Seconds[what] = map[string]*measured{}
 	}
-	r.Seconds[what][way] = append(r.Seconds[what][way], seconds)
+	if r.Seconds[what][way] == nil {
+		r.Seconds[what][way] = &measured{}
+	}
+	r.Seconds[what][way].Times = append(r.Seconds[what][way].Times, seconds)
 }
 
 // second measures the first touch of a second container, and the same once more in it.

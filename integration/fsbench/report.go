@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -59,31 +60,52 @@ func median(v []float64) float64 {
 
 func render(r *results) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Made by `make bench-fs` in one run of %s. Kernel %s, %d CPUs; load average %s before, %s after. %s.\n",
-		r.Took.Round(time.Second), r.Kernel, r.CPUs, r.Load[0], r.Load[1], strings.Join(r.Tools, "; "))
-	fmt.Fprintf(&b, "The image: %d names in 4 layers. Seconds are medians; in parentheses the ratio to the kernel's overlayfs over unpacked trees, and whether it met its target.\n\n", r.Nodes)
+	took, before, after := time.Duration(0), []string{}, []string{}
+	for _, run := range r.Runs {
+		took += run.Took
+		before, after = append(before, run.Load[0]), append(after, run.Load[1])
+	}
+	fmt.Fprintf(&b, "Made by `make bench-fs` in %d run(s) of together %s. Kernel %s, %d CPUs; load average %s before, %s after. %s.\n",
+		len(r.Runs), took.Round(time.Second), r.Kernel, r.CPUs, strings.Join(before, ", "), strings.Join(after, ", "), strings.Join(r.Tools, "; "))
+	fmt.Fprintf(&b, "The image: %d names in 4 layers. Seconds are medians; in parentheses the ratio to the kernel's overlayfs over unpacked trees in the same run, and whether it met its target.\n\n", r.Nodes)
 	b.WriteString("| what | kernel overlayfs, unpacked | urun, `overlay` | urun, `fuse` | fuse-overlayfs, unpacked |\n|---|---|---|---|---|\n")
 	for _, w := range rows {
 		times := r.Seconds[w.key]
-		if len(times) == 0 {
+		if times[kernel] == nil {
 			continue
 		}
-		base := median(times[kernel])
-		fmt.Fprintf(&b, "| %s | %.3f | %s | %s | %s |\n", w.text, base, cell(times[overlay], base, w.overlay), cellUnion(times, base, w), cell(times[peer], base, 0))
+		fmt.Fprintf(&b, "| %s | %.3f | %s | %s | %s |\n", w.text, median(times[kernel].Times), cell(times[overlay], w.overlay), cellUnion(times, w), cell(times[peer], 0))
 	}
+	renderVersions(&b, r)
 	renderRest(&b, r)
 	return b.String()
 }
 
-func cell(times []float64, base, target float64) string {
-	if len(times) == 0 {
+// renderVersions names what was measured with another version of urun than the last one.
+func renderVersions(b *strings.Builder, r *results) {
+	others := map[string][]string{}
+	for _, w := range rows {
+		for _, way := range ours {
+			if m := r.Seconds[w.key][way]; m != nil && m.Urun != r.Tools[0] {
+				others[m.Urun] = append(others[m.Urun], fmt.Sprintf("%s (`%s`)", w.text, way))
+			}
+		}
+	}
+	for _, version := range slices.Sorted(maps.Keys(others)) {
+		fmt.Fprintf(b, "\nMeasured with %s: %s.\n", version, strings.Join(others[version], "; "))
+	}
+}
+
+func (m *measured) ratio() float64 { return median(m.Times) / median(m.Kernel) }
+
+func cell(m *measured, target float64) string {
+	if m == nil {
 		return ""
 	}
-	m := median(times)
-	text := fmt.Sprintf("%.3f (%.2f", m, m/base)
+	text := fmt.Sprintf("%.3f (%.2f", median(m.Times), m.ratio())
 	switch {
 	case target == 0:
-	case m/base <= target:
+	case m.ratio() <= target:
 		text += fmt.Sprintf(" ≤ %.1f", target)
 	default:
 		text += fmt.Sprintf(" **> %.1f**", target)
@@ -92,12 +114,12 @@ func cell(times []float64, base, target float64) string {
 }
 
 // cellUnion has two targets where fuse-overlayfs is one of them.
-func cellUnion(times map[string][]float64, base float64, w row) string {
-	text := cell(times[union], base, w.union)
-	if w.peer == 0 || len(times[union]) == 0 || len(times[peer]) == 0 {
+func cellUnion(times map[string]*measured, w row) string {
+	text := cell(times[union], w.union)
+	if w.peer == 0 || times[union] == nil || times[peer] == nil {
 		return text
 	}
-	share := median(times[union]) / median(times[peer])
+	share := times[union].ratio() / times[peer].ratio()
 	sign := "≤"
 	if share > w.peer {
 		sign = "**>**"
@@ -111,13 +133,13 @@ func renderRest(b *strings.Builder, r *results) {
 	for _, way := range ours {
 		for _, state := range []struct{ key, text string }{{"stat'", "warm"}, {"stat", "fresh"}} {
 			one, sixty := r.Seconds["one layer "+state.key][way], r.Seconds["60 layers "+state.key][way]
-			if len(one) > 0 && len(sixty) > 0 {
-				lines = append(lines, fmt.Sprintf("| stat of 10,000 files in 60 layers, against 1, `%s`, %s | %.2f (target ≤ 1.05) |", way, state.text, median(sixty)/median(one)))
+			if one != nil && sixty != nil {
+				lines = append(lines, fmt.Sprintf("| stat of 10,000 files in 60 layers, against 1, `%s`, %s | %.2f (target ≤ 1.05) |", way, state.text, median(sixty.Times)/median(one.Times)))
 			}
 		}
 	}
-	if first, warm := r.Seconds["second tar"][overlay], r.Seconds["second tar'"][overlay]; len(first) > 0 {
-		lines = append(lines, fmt.Sprintf("| tar of /usr, first in a second container, against the same again (`overlay`) | %.2f (target: as fast as warm) |", median(first)/median(warm)))
+	if first, warm := r.Seconds["second tar"][overlay], r.Seconds["second tar'"][overlay]; first != nil {
+		lines = append(lines, fmt.Sprintf("| tar of /usr, first in a second container, against the same again (`overlay`) | %.2f (target: as fast as warm) |", median(first.Times)/median(warm.Times)))
 	}
 	if m, ok := r.Server[overlay]; ok {
 		mb := func(n int64) float64 { return float64(n) / 1e6 }

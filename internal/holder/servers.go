@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/rootfs"
 )
@@ -42,9 +43,12 @@ type server struct {
 	started chan struct{} // closed when the rest is known
 	err     error
 	mount   *os.File
-	process *os.File // pidfd
-	pid     int
-	ended   chan struct{}
+	// The server's wishes, and the end of listing them.
+	listings *os.File
+	listed   chan struct{}
+	process  *os.File // pidfd
+	pid      int
+	ended    chan struct{}
 
 	users int
 	timer *time.Timer
@@ -59,7 +63,7 @@ func (s *servers) use(img Image) (*server, error) {
 	s.mu.Lock()
 	sv := s.all[key]
 	if sv == nil || sv.dead() {
-		sv = &server{image: img, key: key, name: strconv.Itoa(s.next), started: make(chan struct{}), ended: make(chan struct{})}
+		sv = &server{image: img, key: key, name: strconv.Itoa(s.next), started: make(chan struct{}), ended: make(chan struct{}), listed: make(chan struct{})}
 		s.next++
 		s.all[key] = sv
 		go s.start(sv)
@@ -141,7 +145,11 @@ func (s *servers) end(sv *server) {
 }
 
 func (s *servers) detach(sv *server) {
-	sv.mount.Close()
+	sv.listings.Close()
+	go func() { // the server may take its time to answer
+		<-sv.listed
+		sv.mount.Close()
+	}()
 	place := fmt.Sprintf("/proc/self/fd/%d/%s", s.at.Fd(), sv.name)
 	// MNT_DETACH: it is not busy but with clones, which are the containers'.
 	_ = unix.Unmount(place, unix.MNT_DETACH)
@@ -220,9 +228,19 @@ func (s *servers) launch(sv *server) (*exec.Cmd, error) {
 }
 
 // settle takes the mount from a server that is starting.
-func (s *servers) settle(sv *server, cmd *exec.Cmd, conn *handoff.Conn) error {
+func (s *servers) settle(sv *server, cmd *exec.Cmd, conn *handoff.Conn) (err error) {
 	sv.pid = cmd.Process.Pid
-	if err := conn.Send(KindServe, sv.image); err != nil {
+	ours, theirs, err := listingPair()
+	if err != nil {
+		return err
+	}
+	defer func() { // what is not the server's by then
+		err = errors.Join(err, theirs.Close())
+		if sv.listings == nil {
+			err = errors.Join(err, ours.Close())
+		}
+	}()
+	if err := conn.Send(KindServe, sv.image, theirs); err != nil {
 		return err
 	}
 	m, err := conn.Recv()
@@ -242,7 +260,26 @@ func (s *servers) settle(sv *server, cmd *exec.Cmd, conn *handoff.Conn) error {
 	if sv.mount, err = s.attach(sv.name, m.Files[0]); err != nil {
 		return errors.Join(err, sv.process.Close())
 	}
+	sv.listings = ours
+	go sv.list()
 	return nil
+}
+
+// listingPair is the way of an image server's wishes to the holder: it must not touch
+// its own mount, and so has directories listed by the holder.
+func listingPair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "listings"), os.NewFile(uintptr(fds[1]), "listings"), nil
+}
+
+// list does what the server wishes, until detach takes the way to it or it dies. While it
+// has a directory open the mount can not go away.
+func (sv *server) list() {
+	defer close(sv.listed)
+	_ = fuseunion.ReadListings(sv.mount, sv.listings) // nobody depends on it
 }
 
 // attach attaches a detached mount and returns it as it is in its place.

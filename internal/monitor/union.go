@@ -59,6 +59,9 @@ func serveImage(parent *handoff.Conn, m *handoff.Message) error {
 	if err := handoff.DropCapabilities(); err != nil {
 		return err
 	}
+	if len(m.Files) == 1 {
+		img.Serve.List = fuseunion.SendListings(m.Files[0])
+	}
 	if err := fuseunion.Serve(context.Background(), dev, tree, img.Serve); err != nil {
 		return fmt.Errorf("serve image: %w", err)
 	}

@@ -1,0 +1,250 @@
+package fuseunion
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names can not be pushed as bytes can (push.go): the kernel takes them from the answer
+// to a question alone, and a LOOKUP asks for one. So when requests show that somebody
+// walks through the tree, the server has the directories that come next listed by a
+// process that may touch the mount (ServeOptions.List): one READDIRPLUS then brings all
+// names of a directory, with their attributes, before they are asked for.
+//
+// Directories are asked for in the order of a walk: each before what is in it, and that
+// in the order of the names. How many lie ahead doubles as long as the walk goes on, so
+// that no more is listed in vain than was walked through before.
+const (
+	nearDirs   = 32   // directories this close, in the order of a walk, show one
+	firstAhead = 4    // directories that a walk is ahead of at its beginning
+	mostAhead  = 128  // and at most
+	walkSteps  = 2    // steps forward that make a walk
+	manyNames  = 1024 // a directory with more is listed only if it is a walk that comes to it
+	lookupsIn  = 3    // LOOKUPs in one directory after which it is listed
+	walks      = 4    // that are told apart
+)
+
+// ahead sees walks in the requests of a mount.
+type ahead struct {
+	tree *Tree
+	list func([]string)
+
+	order   atomic.Pointer[dirOrder]
+	started atomic.Bool // making order
+	wg      sync.WaitGroup
+
+	mu    sync.Mutex
+	asked []uint64 // a bit for each place in order: it was asked for
+	walks [walks]walkState
+	clock uint64
+}
+
+// walkState is somebody who walks.
+type walkState struct {
+	at, end uint32 // places in order: where it is, and behind what was asked for
+	ahead   uint32
+	steps   int    // forward
+	here    int    // LOOKUPs in the directory at
+	used    uint64 // when it was seen
+}
+
+// dirOrder is the directories of a tree in the order of a walk.
+type dirOrder struct {
+	dirs  []orderedDir
+	place map[uint32]uint32 // of a node, in dirs
+}
+
+type orderedDir struct {
+	node   uint32
+	parent uint32 // place
+	name   string // in the map
+	names  uint32 // how many are in it
+}
+
+func newAhead(t *Tree, list func([]string)) *ahead { return &ahead{tree: t, list: list} }
+
+// lookup is told of each LOOKUP in a directory. It never waits for another. (Who lists directories
+// gets all names anyhow; to list them for him as well takes more than it saves.)
+func (a *ahead) lookup(dir uint32) {
+	o := a.order.Load()
+	if o == nil {
+		if !a.started.Swap(true) {
+			a.wg.Go(a.makeOrder)
+		}
+		return
+	}
+	place, ok := o.place[dir]
+	if !ok || !a.mu.TryLock() {
+		return
+	}
+	defer a.mu.Unlock()
+	w := a.walk(place)
+	from, to := w.step(place, uint32(len(o.dirs)))
+	var dirs []string
+	if !has(a.asked, place) && w.wants(o.dirs[place].names) {
+		set(a.asked, place)
+		dirs = append(dirs, o.path(place))
+	}
+	for p := from; p < to; p++ {
+		if !has(a.asked, p) {
+			set(a.asked, p)
+			dirs = append(dirs, o.path(p))
+		}
+	}
+	if len(dirs) > 0 {
+		a.list(dirs)
+	}
+}
+
+// walk returns the walk that a place belongs to, which may be a new one.
+func (a *ahead) walk(place uint32) *walkState {
+	a.clock++
+	oldest := &a.walks[0]
+	for i := range a.walks {
+		w := &a.walks[i]
+		if w.used != 0 && place+nearDirs >= w.at && place <= max(w.at+nearDirs, w.end) {
+			w.used = a.clock
+			return w
+		}
+		if w.used < oldest.used {
+			oldest = w
+		}
+	}
+	*oldest = walkState{at: place, end: place, used: a.clock}
+	return oldest
+}
+
+// step notes that the walk is at a place, and returns the places that are to be asked for.
+func (w *walkState) step(place, all uint32) (from, to uint32) {
+	switch {
+	case place > w.at:
+		w.at, w.here = place, 1
+		w.steps++
+	case place == w.at:
+		w.here++
+	}
+	if w.steps < walkSteps || place+w.ahead/2 < w.end {
+		return 0, 0
+	}
+	w.ahead = min(max(2*w.ahead, firstAhead), mostAhead)
+	from, to = max(place+1, w.end), min(place+1+w.ahead, all)
+	w.end = max(to, w.end)
+	return from, to
+}
+
+// wants says whether it pays to list a directory in which something was looked up.
+func (w *walkState) wants(names uint32) bool {
+	return w.steps >= walkSteps || w.here >= lookupsIn && names <= manyNames
+}
+
+func has(bits []uint64, i uint32) bool { return bits[i/64]&(1<<(i%64)) != 0 }
+func set(bits []uint64, i uint32)      { bits[i/64] |= 1 << (i % 64) }
+
+// makeOrder finds the directories: a few milliseconds for 100,000 nodes, when somebody
+// first looks at something.
+func (a *ahead) makeOrder() {
+	o, err := a.tree.dirOrder()
+	if err != nil {
+		return // who walks there gets the error
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked = make([]uint64, len(o.dirs)/64+1)
+	a.order.Store(o)
+}
+
+// stop waits until nothing reads the tree.
+func (a *ahead) stop() { a.wg.Wait() }
+
+// dirOrder returns the directories of the tree in the order of a walk.
+func (t *Tree) dirOrder() (*dirOrder, error) {
+	o := &dirOrder{place: map[uint32]uint32{}}
+	var root node
+	if err := t.m.node(0, &root); err != nil {
+		return nil, err
+	}
+	o.add(orderedDir{})
+	stack := []orderedDir{{}}
+	for len(stack) > 0 {
+		d := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		place, ok := o.place[d.node]
+		if d.node != 0 {
+			if ok {
+				return nil, errRecord // a directory has one name
+			}
+			place = o.add(d)
+		}
+		below, err := t.subdirs(d.node, place)
+		if err != nil {
+			return nil, err
+		}
+		o.dirs[place].names = below.names
+		stack = append(stack, below.dirs...)
+	}
+	return o, nil
+}
+
+func (o *dirOrder) add(d orderedDir) (place uint32) {
+	place = uint32(len(o.dirs))
+	o.dirs = append(o.dirs, d)
+	o.place[d.node] = place
+	return place
+}
+
+type subdirs struct {
+	names uint32
+	dirs  []orderedDir // the last one first
+}
+
+func (t *Tree) subdirs(dir, place uint32) (s subdirs, err error) {
+	var n node
+	if err := t.m.node(dir, &n); err != nil {
+		return s, err
+	}
+	list, err := t.m.dirents(&n)
+	if err != nil {
+		return s, err
+	}
+	s.names = uint32(list.len())
+	var d dirent
+	for k := list.len() - 1; k >= 0; k-- {
+		d.decode(list.b[k*direntSize:])
+		if d.typ != unix.DT_DIR {
+			continue
+		}
+		name, err := list.get(k, &d)
+		if err != nil {
+			return s, err
+		}
+		s.dirs = append(s.dirs, orderedDir{node: d.node, parent: place, name: name})
+	}
+	return s, nil
+}
+
+// path returns the path of a directory from the root, which is ".".
+func (o *dirOrder) path(place uint32) string {
+	var names []string
+	for ; place != 0; place = o.dirs[place].parent {
+		names = append(names, o.dirs[place].name)
+	}
+	if len(names) == 0 {
+		return "."
+	}
+	size := len(names) - 1
+	for _, n := range names {
+		size += len(n)
+	}
+	var b strings.Builder
+	b.Grow(size)
+	for i := len(names) - 1; i >= 0; i-- {
+		b.WriteString(names[i])
+		if i > 0 {
+			b.WriteByte('/')
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,89 @@
+package fuseunion
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxListing = 32 << 10 // of a message
+	listers    = 2        // directories that are read at once
+	// The kernel asks for as much as the reader has room for (Linux 6.15, before that for a page).
+	listBuffer = 256 << 10
+)
+
+// SendListings returns a function for ServeOptions.List that sends to w, a non-blocking
+// SOCK_SEQPACKET socket, from whose other end ReadListings reads in another process. What
+// does not fit is dropped.
+func SendListings(w io.Writer) func(dirs []string) {
+	return func(dirs []string) {
+		for len(dirs) > 0 {
+			size, n := 0, 0
+			for n < len(dirs) && size+len(dirs[n])+1 <= maxListing {
+				size += len(dirs[n]) + 1
+				n++
+			}
+			if n == 0 {
+				return // no path is so long
+			}
+			if _, err := io.WriteString(w, strings.Join(dirs[:n], "\x00")); err != nil {
+				return
+			}
+			dirs = dirs[n:]
+		}
+	}
+}
+
+// ReadListings lists through a mount what the other end of r asks for (SendListings),
+// until that is closed or r is. It waits for the server of the mount, so it must not run
+// in the server's process; if that dies, it returns.
+func ReadListings(mount *os.File, r io.Reader) error {
+	root, err := rawFD(mount)
+	if err != nil {
+		return err
+	}
+	jobs := make(chan string)
+	var wg sync.WaitGroup
+	for range listers {
+		wg.Go(func() {
+			buf := make([]byte, listBuffer)
+			for dir := range jobs {
+				// Who wants it gets the error.
+				_ = listDir(root, dir, buf)
+			}
+		})
+	}
+	defer wg.Wait()
+	defer close(jobs)
+	msg := make([]byte, maxListing)
+	for {
+		n, err := r.Read(msg)
+		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read what to list: %w", err)
+		}
+		for dir := range strings.SplitSeq(string(msg[:n]), "\x00") {
+			jobs <- dir
+		}
+	}
+}
+
+// listDir has the kernel learn the names in a directory, as many as there is room for.
+func listDir(root int, dir string, buf []byte) error {
+	// Nothing in a tree changes, so no component can become a link.
+	fd, err := unix.Openat(root, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Getdents(fd, buf)
+	return err
+}
