@@ -93,7 +93,7 @@ bench-net: build ## compare networks with slirp4netns, pasta, rootlesskit and ve
 	@cd tools/peers && $(GO) build -buildvcs=false -tags no_vpnkit,no_lxcusernic,no_gvisortapvsock -o ../../bin/peers/ tool
 	@bin/netbench -out docs/benchmarks.md
 
-bench-fs: build ## compare file systems with the kernel's overlayfs and fuse-overlayfs; writes docs/benchmarks.md
+bench-fs: build ## compare file systems with overlayfs and fuse-overlayfs; writes docs/benchmarks.md; a piece: BENCHFS="-only find -results FILE"
 	@$(PREFLIGHT) bench
 	@$(BUILD) -o bin/fsbench ./integration/fsbench
 	@bin/fsbench $(BENCHFS) -out docs/benchmarks.md
