@@ -1,6 +1,8 @@
 package fuseunion
 
 import (
+	"log/slog"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,6 +33,7 @@ const (
 type ahead struct {
 	tree *Tree
 	list func([]string)
+	log  *slog.Logger
 
 	order   atomic.Pointer[dirOrder]
 	started atomic.Bool // making order
@@ -64,7 +67,9 @@ type orderedDir struct {
 	names  uint32 // how many are in it
 }
 
-func newAhead(t *Tree, list func([]string)) *ahead { return &ahead{tree: t, list: list} }
+func newAhead(t *Tree, list func([]string), log *slog.Logger) *ahead {
+	return &ahead{tree: t, list: list, log: log}
+}
 
 // lookup is told of each LOOKUP in a directory. It never waits for another. (Who lists directories
 // gets all names anyhow; to list them for him as well takes more than it saves.)
@@ -146,6 +151,12 @@ func set(bits []uint64, i uint32)      { bits[i/64] |= 1 << (i % 64) }
 // makeOrder finds the directories: a few milliseconds for 100,000 nodes, when somebody
 // first looks at something.
 func (a *ahead) makeOrder() {
+	debug.SetPanicOnFault(true)
+	defer func() {
+		if r := recover(); r != nil { // a page of the tree that cannot be read
+			a.log.Warn("find directories", "panic", r)
+		}
+	}()
 	o, err := a.tree.dirOrder()
 	if err != nil {
 		return // who walks there gets the error

@@ -3,6 +3,7 @@ package fuseunion
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"testing"
@@ -29,7 +30,7 @@ func testAhead(t *testing.T) (lookups func(dir string, n int), listed func() []s
 	t.Helper()
 	tree := walkedTree(t)
 	var all []string
-	a := newAhead(tree, func(dirs []string) { all = append(all, dirs...) })
+	a := newAhead(tree, func(dirs []string) { all = append(all, dirs...) }, slog.New(slog.DiscardHandler))
 	a.makeOrder()
 	if a.order.Load() == nil {
 		t.Fatal("no order")
@@ -121,6 +122,27 @@ func TestPathsOfTheOrderLeadToTheirDirectories(t *testing.T) {
 	}
 }
 
+// What does not fit is dropped: a server must not wait for who waits for it.
+func TestSendingListingsDoesNotWait(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, lister := os.NewFile(uintptr(fds[0]), "server"), os.NewFile(uintptr(fds[1]), "lister")
+	defer server.Close()
+	list, err := SendListings(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10_000 { // more than any socket holds
+		list([]string{"usr/share/doc", "usr/share/man"})
+	}
+	if err := lister.Close(); err != nil {
+		t.Fatal(err)
+	}
+	list([]string{"."})
+}
+
 // What was listed is known without the server; and a connection that is aborted gives errors.
 func TestListedNamesAreKnown(t *testing.T) {
 	if !inNamespaces(t) {
@@ -137,7 +159,11 @@ func TestListedNamesAreKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	SendListings(server)([]string{".", "a", "nowhere", "a/b"})
+	list, err := SendListings(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list([]string{".", "a", "nowhere", "../..", "a/b"})
 	if err := errors.Join(server.Close(), ReadListings(mount, lister), mount.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -18,11 +19,16 @@ const (
 	listBuffer = 256 << 10
 )
 
-// SendListings returns a function for ServeOptions.List that sends to w, a non-blocking
-// SOCK_SEQPACKET socket, from whose other end ReadListings reads in another process. What
-// does not fit is dropped.
-func SendListings(w io.Writer) func(dirs []string) {
+// SendListings returns a function for ServeOptions.List that sends to w, a SOCK_SEQPACKET
+// socket, from whose other end ReadListings reads in another process. It never waits:
+// what does not fit is dropped.
+func SendListings(w *os.File) (func(dirs []string), error) {
+	fd, err := rawFD(w)
+	if err != nil {
+		return nil, err
+	}
 	return func(dirs []string) {
+		defer runtime.KeepAlive(w)
 		for len(dirs) > 0 {
 			size, n := 0, 0
 			for n < len(dirs) && size+len(dirs[n])+1 <= maxListing {
@@ -32,12 +38,12 @@ func SendListings(w io.Writer) func(dirs []string) {
 			if n == 0 {
 				return // no path is so long
 			}
-			if _, err := io.WriteString(w, strings.Join(dirs[:n], "\x00")); err != nil {
+			if unix.Send(fd, []byte(strings.Join(dirs[:n], "\x00")), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) != nil {
 				return
 			}
 			dirs = dirs[n:]
 		}
-	}
+	}, nil
 }
 
 // ReadListings lists through a mount what the other end of r asks for (SendListings),
@@ -48,6 +54,7 @@ func ReadListings(mount *os.File, r io.Reader) error {
 	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(mount)
 	jobs := make(chan string)
 	var wg sync.WaitGroup
 	for range listers {
@@ -78,8 +85,10 @@ func ReadListings(mount *os.File, r io.Reader) error {
 
 // listDir has the kernel learn the names in a directory, as many as there is room for.
 func listDir(root int, dir string, buf []byte) error {
-	// Nothing in a tree changes, so no component can become a link.
-	fd, err := unix.Openat(root, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := unix.Openat2(root, dir, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
 	if err != nil {
 		return err
 	}

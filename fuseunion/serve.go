@@ -60,14 +60,14 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	raw := newRawFS(tree, opt)
+	if opt.List != nil {
+		raw.ahead = newAhead(tree, opt.List, opt.Log)
+		defer raw.ahead.stop() // when no loop asks it any more
+	}
 	return serve(ctx, dev, newProtocol(raw, opt), opt, func(s *server) {
 		raw.push = newPusher(s.fd, tree, opt.Log)
 		raw.push.start()
 		s.quiesce = raw.push.stop
-		if opt.List != nil {
-			raw.ahead = newAhead(tree, opt.List)
-			s.quiesce = func() { raw.push.stop(); raw.ahead.stop() }
-		}
 	})
 }
 

@@ -60,7 +60,9 @@ func serveImage(parent *handoff.Conn, m *handoff.Message) error {
 		return err
 	}
 	if len(m.Files) == 1 {
-		img.Serve.List = fuseunion.SendListings(m.Files[0])
+		if img.Serve.List, err = fuseunion.SendListings(m.Files[0]); err != nil {
+			return err
+		}
 	}
 	if err := fuseunion.Serve(context.Background(), dev, tree, img.Serve); err != nil {
 		return fmt.Errorf("serve image: %w", err)
