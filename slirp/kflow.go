@@ -67,12 +67,14 @@ func (w *worker) addFlow(f *kflow) {
 // watchFlow begins to report on the flow's sockets, at once with what is there already. If it succeeds, the flow is the worker's.
 func (w *worker) watchFlow(f *kflow) error {
 	slot, fds := f.slot, f.fds
-	for which, fd := range fds {
-		events := uint32(reading)
+	events := [2]uint32{reading, reading}
+	for which := range events {
 		if f.halves[1-which].notify {
-			events |= writing
+			events[which] |= writing
 		}
-		if err := w.watch(fd, events, slot, uint32(which)); err != nil {
+	}
+	for which, fd := range fds {
+		if err := w.watch(fd, events[which], slot, uint32(which)); err != nil {
 			return err
 		}
 	}
@@ -94,6 +96,10 @@ func (f *kflow) wait(w *worker, i int) bool {
 	return err == nil
 }
 
+// notifyAll is for a flow that another thread than its worker's adds: as soon as its first socket is watched the worker may want to
+// wait for the second, which is not watched yet.
+func (f *kflow) notifyAll() { f.halves[inner].notify, f.halves[outer].notify = true, true }
+
 // migrate gives a flow to another worker.
 func (w *worker) migrate(f *kflow, to *worker) {
 	f.crowded = false
@@ -101,6 +107,7 @@ func (w *worker) migrate(f *kflow, to *worker) {
 		w.forget(fd)
 	}
 	w.remove(f.slot)
+	f.notifyAll()
 	slot, ok := to.add(f)
 	if !ok { // the end
 		f.done = true

@@ -131,7 +131,9 @@ func (c *kclient) connected(err error) {
 	c.stopTimer()
 	linger(c.host, true)
 	// The net package has set what short connections are spared elsewhere (sent).
-	c.k.relay.pick().addFlow(&kflow{fds: [2]int{inner: c.fd, outer: c.host}, count: &c.k.n.tcp.flows, sent: 2})
+	f := &kflow{fds: [2]int{inner: c.fd, outer: c.host}, count: &c.k.n.tcp.flows, sent: 2}
+	f.notifyAll()
+	c.k.relay.pick().addFlow(f)
 }
 
 func (c *kclient) stopTimer() {

@@ -128,6 +128,40 @@ func manyFlowsAtOnce(t *testing.T, s *space) {
 	wg.Wait()
 }
 
+// Flows that move much change workers; nothing of theirs may be lost on the way.
+func TestManyStreamsAtOnce(t *testing.T) { eachDriver(t, loopbackAllowed, manyStreamsAtOnce) }
+
+func manyStreamsAtOnce(t *testing.T, s *space) {
+	const streams, size = 8, 32 << 20
+	got := make(chan error, 4*streams)
+	port := hostTCP(t, "tcp4", func(c *net.TCPConn) {
+		defer c.Close()
+		got <- compare(c, 5, size)
+	})
+	for range 4 { // what may go wrong depends on the moment
+		var conns []net.Conn
+		for range streams {
+			c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			conns = append(conns, c)
+		}
+		for _, c := range conns {
+			go func() {
+				io.CopyN(c, newStream(5), size)
+				c.(*net.TCPConn).CloseWrite()
+			}()
+		}
+		for range streams {
+			if err := <-got; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestSlowReaderHoldsTheWriterUp(t *testing.T) {
 	eachDriver(t, loopbackAllowed, slowReaderHoldsTheWriterUp)
 }
