@@ -13,6 +13,7 @@ import (
 type RunCmd struct {
 	AttachFlags
 	RunFlags
+	JoinFlags
 }
 
 // AttachFlags say whether the command stays with what it starts.
@@ -64,6 +65,9 @@ func (r *RunCmd) run(app *App) error {
 	opts, err := r.options()
 	if err != nil {
 		return err
+	}
+	if r.wanted() {
+		return r.join(app, opts)
 	}
 	p, err := app.prepare(&r.RunFlags, opts, true)
 	if err != nil {

@@ -141,6 +141,8 @@ func runStage(name string) {
 		stage.Run()
 	case handoff.Exec:
 		stage.Enter()
+	case handoff.Rank:
+		stage.Rank()
 	case handoff.Clean:
 		monitor.Clean()
 	case handoff.Mount:

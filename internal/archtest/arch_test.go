@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"internal/handoff":   nil,
 	"internal/jsonlog":   nil,
 	"internal/rootfs":    nil,
-	"internal/stage":     {"internal/handoff", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp"},
+	"internal/stage":     {"internal/handoff", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp", "userns"},
 	"internal/doctor":    append([]string{"internal/handoff"}, libraries...),
 	"internal/monitor":   append([]string{"internal/infra", "internal/network", "internal/events", "internal/handoff", "internal/holder", "internal/jsonlog", "internal/stage", "internal/state", "internal/rootfs", "internal/emulation"}, libraries...),
 	"internal/emulation": {"fuseunion", "internal/seccomp"},

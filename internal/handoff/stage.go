@@ -22,6 +22,7 @@ const (
 	Files   = "__files"
 	Doctor  = "__doctor"
 	Exec    = "__exec"
+	Rank    = "__rank" // userns.Become
 )
 
 // connFD is where a stage finds its channel.

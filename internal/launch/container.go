@@ -40,6 +40,8 @@ type Plan struct {
 	// Cgroup is the container's, if it was asked for before.
 	Cgroup *PendingCgroup
 	Debug  bool
+	// Ranks: the container is one of ranks; nil else.
+	Ranks *monitor.Ranks
 
 	filter filter
 	// emulation is the filter of the calls that the monitor answers.
@@ -243,6 +245,7 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 		Debug:     p.Debug,
 		Network:   networkKind(c.Network),
 		Slirp:     net,
+		Ranks:     p.Ranks,
 		Bridge:    c.Network.Mode == "bridge",
 		Hostnames: hostnames(c),
 		Terminal:  c.TTY,
@@ -276,6 +279,7 @@ func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Conf
 		Network:      req.Network,
 		Slirp:        req.Slirp,
 		Reap:         c.Init,
+		Idle:         p.Ranks != nil,
 		Root:         p.Map.Contains(0) && p.Map.ContainsGID(0),
 		KeepGroups:   c.KeepGroups,
 		Seccomp:      p.filter.Program,

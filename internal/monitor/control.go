@@ -74,6 +74,8 @@ func (c *container) answer(conn *handoff.Conn, m *handoff.Message) error {
 		return c.attach(conn, m)
 	case KindExec:
 		return c.exec(conn, m)
+	case KindRank:
+		return c.admit(conn, m)
 	case KindSignal:
 		var sig Signal
 		if err := m.Decode(&sig); err != nil {

@@ -24,6 +24,9 @@ func (c *container) finish(ws unix.WaitStatus) {
 	if c.sharesPID() {
 		err = c.endOrphans()
 	}
+	if c.Ranks != nil {
+		err = errors.Join(err, endRankOrphans(c.mounts))
+	}
 	c.noteLog(c.out.close())
 	c.restart(exited)
 	c.end(exited, err)

@@ -79,6 +79,8 @@ type container struct {
 	cause               string                        // why the monitor ended the container
 	running             atomic.Pointer[state.Process] // init, while it is the command
 	thrift              thrift
+	ranks               attendance
+	mounts              string   // the mount namespace of a container of ranks
 	spawned             sync.Map // pids of children that are not the container's
 	oomKills            uint64   // in the cgroup before this run
 	supervising         sync.Mutex
@@ -177,6 +179,7 @@ func (c *container) start() error {
 // wait handles events until the container has ended, then cleans up.
 func (c *container) wait() {
 	c.watchMemory()
+	c.awaitRanks()
 	for {
 		e := <-c.events
 		switch {

@@ -58,6 +58,8 @@ type Request struct {
 	OpenStdin bool         `json:"openStdin,omitempty"`
 	Log       Log          `json:"log"`
 	Health    *HealthCheck `json:"health,omitempty"`
+	// Ranks: the container is one of ranks, which join it.
+	Ranks *Ranks `json:"ranks,omitempty"`
 	// Again says that the container has been there before this start: a start
 	// that fails does not remove it.
 	Again bool `json:"again,omitempty"`
@@ -170,12 +172,14 @@ const (
 	KindResize    = "resize" // Size
 	KindDetach    = "detach" // the command leaves, the container stays
 	KindExited    = "exited"
+	KindTicket    = "ticket"
 	KindDone      = "done" // the answer to what has no other
 	KindFailed    = stage.KindFailed
 
 	// First messages on a container's control socket, besides KindSignal.
 	KindJoin   = "join" // the container's output
 	KindExec   = "exec"
+	KindRank   = "rank" // file: a pidfd of the process that is to be a rank
 	KindRename = "rename"
 	// state.Endpoint; the network's name.
 	KindConnect    = "connect"

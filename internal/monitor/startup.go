@@ -168,6 +168,11 @@ func (c *container) execute() error {
 	if c.handle.Init, err = state.ProcessOf(c.init.cmd.Process.Pid); err != nil {
 		return err
 	}
+	if c.Ranks != nil {
+		if c.mounts, err = c.mountNamespace(); err != nil {
+			return err
+		}
+	}
 	c.handle.Status, c.handle.Started = state.Running, time.Now()
 	if err := c.handle.Save(); err != nil {
 		return err

@@ -115,29 +115,33 @@ func (c *container) mountImage() error {
 }
 
 // watchServer makes an event of the end of a server that is nobody's child here.
-// It waits as one waits for a socket, without a thread of its own.
 func (c *container) watchServer(process *os.File) {
 	defer process.Close()
+	if awaitEnd(process) == nil { // else the container's own failing reads tell it
+		c.events <- event{from: fromServer, ended: true}
+	}
+}
+
+// awaitEnd waits for the end of the process of a pidfd, as one waits for a socket: without
+// a thread of its own.
+func awaitEnd(process *os.File) error {
 	fd, err := unix.FcntlInt(process.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err == nil {
 		err = unix.SetNonblock(fd, true)
 	}
 	if err != nil {
-		return // the container's own failing reads tell it
+		return fmt.Errorf("wait for a process: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), "image server")
+	f := os.NewFile(uintptr(fd), "process")
 	defer f.Close()
 	raw, err := f.SyscallConn()
 	if err != nil {
-		return
+		return fmt.Errorf("wait for a process: %w", err)
 	}
-	err = raw.Read(func(fd uintptr) bool {
+	return raw.Read(func(fd uintptr) bool {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
 	})
-	if err == nil {
-		c.events <- event{from: fromServer, ended: true}
-	}
 }
 
 // hintError is an error with a known cure.

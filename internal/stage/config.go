@@ -48,6 +48,8 @@ type Config struct {
 	Preserve []uint `json:"preserve,omitempty"`
 	// Reap keeps init as pid 1, reaping orphans, with the command as its child.
 	Reap bool `json:"reap,omitempty"`
+	// Idle has init wait in place of a command: the container is one of ranks.
+	Idle bool `json:"idle,omitempty"`
 	// KeepGroups leaves the caller's supplementary groups to the command.
 	KeepGroups bool `json:"keepGroups,omitempty"`
 	// Root tells that uid and gid 0 exist inside.

@@ -77,6 +77,9 @@ func run(parent *handoff.Conn) (int, error) {
 	if err := s.ready(); err != nil {
 		return 0, err
 	}
+	if s.Idle {
+		return 0, s.idle()
+	}
 	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups, Preserve: s.Preserve, preserved: s.preserved}
 	if s.Reap {
 		return s.reap(p)

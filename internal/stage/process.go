@@ -27,6 +27,8 @@ type Process struct {
 	// Preserve are the numbers under which the command finds the files preserved.
 	Preserve  []uint `json:"preserve,omitempty"`
 	preserved []*os.File
+	// independent: it is no child of urun's, and outlives its parent.
+	independent bool
 }
 
 // Exec gives up what the command may not have and executes it. It returns only
@@ -48,7 +50,7 @@ func (p Process) Exec() error {
 		{"set user", p.setUser},
 		{"set capabilities", p.setCapabilities},
 		// Changing ids clears the parent-death signal (prctl(2)).
-		{"watch the monitor", watchParent},
+		{"watch the monitor", p.watchMonitor},
 		{"set no_new_privs", p.noNewPrivs},
 		// CVE-2024-21626. The channel to the monitor closes with them: that tells the
 		// monitor that the command was executed.
@@ -238,6 +240,13 @@ func capabilityNumber(name string) (capability.Cap, error) {
 		}
 	}
 	return 0, fmt.Errorf("unknown capability %s", name)
+}
+
+func (p Process) watchMonitor() error {
+	if p.independent {
+		return nil
+	}
+	return watchParent()
 }
 
 func watchParent() error {
