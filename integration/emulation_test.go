@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,9 @@ func TestWithoutRootEmulation(t *testing.T) {
 
 // The acceptance test of what emulation is for: Debian's own packages, with users of their own.
 func TestServicesInstallWithOneID(t *testing.T) {
+	if os.Getenv("URUN_SERVICES") == "" {
+		t.Skip("takes minutes: URUN_SERVICES=1")
+	}
 	layout := debianImage(t)
 	c, err := net.DialTimeout("tcp", net.JoinHostPort(mirrorHost(t), "80"), 10*time.Second)
 	if err != nil {

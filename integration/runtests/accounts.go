@@ -50,7 +50,7 @@ func (a *account) env(st *stage) []string {
 		"URUN_LINGER=" + lingerTime.String(),
 	}
 	env = append(env, st.env...)
-	for _, name := range []string{"CI", "URUN_KILLS", "URUN_SEED", "URUN_STRESS", "URUN_FSOPS", "URUN_TEST_SLOW", "URUN_VIRTUAL_HOST", "http_proxy", "https_proxy", "no_proxy"} {
+	for _, name := range []string{"CI", "URUN_KILLS", "URUN_SEED", "URUN_STRESS", "URUN_FSOPS", "URUN_SERVICES", "URUN_TEST_SLOW", "URUN_VIRTUAL_HOST", "http_proxy", "https_proxy", "no_proxy"} {
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}
