@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/thrift"
 	"github.com/urun-dev/urun/userns"
 )
 
@@ -38,6 +39,7 @@ type holder struct {
 	door      *handoff.Door
 	spawner   handoff.Spawner
 	servers   servers
+	memory    thrift.Thrift
 
 	mu     sync.Mutex
 	stages int           // that it started and that live
@@ -192,6 +194,7 @@ func (s *session) leave() {
 // answer answers one message; false ends the session. That an answer cannot be
 // sent is no matter: whoever asked is gone.
 func (s *session) answer(m *handoff.Message) (goOn bool) {
+	defer s.memory.Busy()
 	switch m.Kind {
 	case kindLinger:
 		s.setLinger(m)

@@ -48,7 +48,7 @@ func (c *container) control(conn *handoff.Conn) {
 		return
 	}
 	defer m.Close()
-	defer c.thrift.busy()
+	defer c.thrift.Busy()
 	if err := c.answer(conn, m); err != nil {
 		_ = conn.Send(KindFailed, failed(err)) // the asker may be gone
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/thrift"
 )
 
 // Main is the main function of the monitor stage (P1).
@@ -78,7 +79,7 @@ type container struct {
 	stopping            bool
 	cause               string                        // why the monitor ended the container
 	running             atomic.Pointer[state.Process] // init, while it is the command
-	thrift              thrift
+	thrift              thrift.Thrift
 	ranks               attendance
 	mounts              string   // the mount namespace of a container of ranks
 	spawned             sync.Map // pids of children that are not the container's

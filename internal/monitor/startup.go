@@ -192,7 +192,7 @@ func (s *startup) announce() error {
 		s.obey(e)
 	}
 	s.watchHealth()
-	s.thrift.busy()
+	s.thrift.Busy()
 	return nil
 }
 

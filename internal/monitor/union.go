@@ -12,6 +12,7 @@ import (
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/thrift"
 )
 
 // Union is the main function of the stage that serves an image (P2): for reading,
@@ -64,6 +65,9 @@ func serveImage(parent *handoff.Conn, m *handoff.Message) error {
 			return err
 		}
 	}
+	// How busy it is only package fuseunion knows; what a start reads is over by then, for most.
+	var memory thrift.Thrift
+	memory.Busy()
 	if err := fuseunion.Serve(context.Background(), dev, tree, img.Serve); err != nil {
 		return fmt.Errorf("serve image: %w", err)
 	}
