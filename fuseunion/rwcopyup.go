@@ -322,7 +322,7 @@ func (u *Union) copyContent(fd int, i uint32, size uint64) error {
 		return err
 	}
 	for off := uint64(0); off < size; {
-		n, err := u.copyRange(fd, i, off, size-off)
+		n, err := copyRange(u.low, fd, i, off, size-off)
 		if err != nil {
 			return err
 		}
@@ -336,8 +336,8 @@ func (u *Union) copyContent(fd int, i uint32, size uint64) error {
 
 // copyRange copies some of a lower file to the same place of fd, and returns how
 // much: by sharing blocks, in the kernel, or by hand, whatever is possible first.
-func (u *Union) copyRange(fd int, i uint32, off, size uint64) (uint64, error) {
-	s, err := u.low.span(i, off)
+func copyRange(low lowerFS, fd int, i uint32, off, size uint64) (uint64, error) {
+	s, err := low.span(i, off)
 	if err != nil {
 		return 0, err
 	}
@@ -356,12 +356,12 @@ func (u *Union) copyRange(fd int, i uint32, off, size uint64) (uint64, error) {
 			return uint64(got), nil
 		}
 	}
-	return u.copyByHand(fd, i, off, min(size, copyChunk))
+	return copyByHand(low, fd, i, off, min(size, copyChunk))
 }
 
-func (u *Union) copyByHand(fd int, i uint32, off, size uint64) (uint64, error) {
+func copyByHand(low lowerFS, fd int, i uint32, off, size uint64) (uint64, error) {
 	buf := make([]byte, size)
-	got, err := u.low.readFile(i, buf, off)
+	got, err := low.readFile(i, buf, off)
 	if err != nil {
 		return 0, err
 	}

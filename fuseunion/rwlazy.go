@@ -177,7 +177,7 @@ func (l *lazyFile) fill(u *Union, fd int, off, n uint64) error {
 		}
 		end := l.chunkEnd(at)
 		for from := i * lazyChunk; from < end; {
-			got, err := u.copyRange(fd, l.low, from, end-from)
+			got, err := copyRange(u.low, fd, l.low, from, end-from)
 			if err != nil {
 				return err
 			}

@@ -38,6 +38,11 @@ type ServeOptions struct {
 	Log     *slog.Logger // default: silent
 }
 
+// Owner is how the owner of a file is shown.
+func (o *ServeOptions) Owner(uid, gid uint32) (shownUID, shownGID uint32) {
+	return mapID(uid, o.UIDs, o.SquashUID), mapID(gid, o.GIDs, o.SquashGID)
+}
+
 const (
 	maxRequest = 1 << 20 // of file data in one READ
 	// FUSE_MIN_READ_BUFFER is 8192; no request to a read-only file system is larger
