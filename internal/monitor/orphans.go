@@ -1,92 +1,9 @@
 package monitor
 
-import (
-	"errors"
-	"fmt"
-	"os"
-	"slices"
-	"strconv"
-	"strings"
+import "github.com/urun-dev/urun/internal/orphans"
 
-	"golang.org/x/sys/unix"
-)
-
-// A container without a pid namespace of its own has nobody that ends its
-// processes with it: no cgroup is sure to be there. So the monitor adopts what they
-// leave behind (PR_SET_CHILD_SUBREAPER, prctl(2)), and kills that when init has ended.
-
-// adoptOrphans makes this process the parent of its descendants' orphans.
-func adoptOrphans() error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("adopt orphans: %w", err)
-	}
-	return nil
-}
-
-// endOrphans kills and reaps every child of this process until there is none: a
-// child's own children become ours when it dies. It is called when all children
-// that anybody else waits for have been reaped; those that were started for others
-// are left alone.
+// endOrphans ends what a container without a pid namespace of its own has left. It is called when
+// all children that anybody else waits for have been reaped; those that were started for others are left alone.
 func (c *container) endOrphans() error {
-	for {
-		pids, err := children()
-		pids = slices.DeleteFunc(pids, func(pid int) bool { _, other := c.spawned.Load(pid); return other })
-		if err != nil || len(pids) == 0 {
-			return err
-		}
-		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("kill process %d: %w", pid, err)
-			}
-		}
-		for _, pid := range pids {
-			if err := reap(pid); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func reap(pid int) error {
-	for {
-		_, err := unix.Wait4(pid, nil, 0, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if errors.Is(err, unix.ECHILD) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("reap process %d: %w", pid, err)
-		}
-		return nil
-	}
-}
-
-// children lists the children of all threads of this process. Not all kernels
-// have /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), so the parents of all processes
-// are looked at.
-func children() ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	own := strconv.Itoa(os.Getpid())
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		stat, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue // it has ended meanwhile
-		}
-		// PID (COMM) STATE PPID: the name may hold anything.
-		f := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		if len(f) > 1 && f[1] == own {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
+	return orphans.End(func(pid int) bool { _, other := c.spawned.Load(pid); return other })
 }
