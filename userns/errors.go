@@ -111,7 +111,7 @@ func explainClone(err error, l limits) error {
 	case l.unprivClone == "0":
 		return wrap("kernel.unprivileged_userns_clone is 0", "as root: sysctl -w kernel.unprivileged_userns_clone=1, and a line in /etc/sysctl.d to keep it")
 	case l.seccomp == "2":
-		return wrap("the seccomp filter around this process forbids it", "start the outer container with --security-opt seccomp=unconfined (docker, podman) or seccompProfile: Unconfined (Kubernetes)")
+		return wrap("the seccomp filter around this process forbids it", "start the outer container with --security-opt seccomp=unconfined (docker, podman) or seccompProfile: Unconfined (Kubernetes); or run urun as its root, which makes do without")
 	case l.chrooted:
 		return wrap("this process lives in a chroot", "run urun outside of it, or enter the directory with pivot_root (systemd-nspawn, unshare --root) instead")
 	case l.apparmorRestrict == "1":

@@ -17,6 +17,8 @@ type Range struct{ Container, Host, Size uint32 }
 // Map is the pair of id maps of a user namespace.
 type Map struct {
 	UIDs, GIDs []Range
+	// Outer says that there is no namespace of its own: Host is the same as Container.
+	Outer bool `json:",omitempty"`
 	// Note says in words why the map has a single id though more were wished
 	// for; "" otherwise. It is no part of the map's identity.
 	Note string
@@ -51,6 +53,9 @@ func (m Map) Key() string {
 
 // String returns the map as "uid 0:1000:1,1:100000:65536 gid 0:1000:1".
 func (m Map) String() string {
+	if m.Outer {
+		return "none: no user namespace"
+	}
 	return "uid " + join(m.UIDs, ":", ",") + " gid " + join(m.GIDs, ":", ",")
 }
 

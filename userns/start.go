@@ -23,6 +23,9 @@ import (
 // If Pdeathsig matters, remember that it fires when the thread that called Start
 // ends, not the process.
 func Start(cmd *exec.Cmd, m Map, extra uintptr) error {
+	if m.Outer {
+		return startOuter(cmd, extra)
+	}
 	if err := errors.Join(validate("uid", m.UIDs), validate("gid", m.GIDs)); err != nil {
 		return fmt.Errorf("start in a user namespace: %w", err)
 	}
