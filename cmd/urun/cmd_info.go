@@ -62,7 +62,8 @@ func (c InfoCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
-	row("image layers", "served by FUSE")
+	row("user namespace", doctor.UserNamespace(o).Detail)
+	row("image layers", doctor.ImageLayers(o).Detail)
 	row("writable layer", doctor.WritableLayer(o).Detail)
 	showHolders(app, row)
 	row("network", "slirp: "+networkDriver(app))

@@ -62,6 +62,9 @@ func unknown() Finding {
 	return Finding{Status: Degraded, Detail: "not tried: it needs a user namespace"}
 }
 
+// unknown says that nothing could be tried in a namespace, not even in those of a container without a user namespace.
+func (o *Observation) unknown() bool { return o.NamespaceErr != nil && o.Without != WithoutUserNS }
+
 // curedBy puts the hint of an error where it belongs: what begins with "as root:"
 // is for the administrator.
 func curedBy(f Finding, err error) Finding {
@@ -102,12 +105,21 @@ func (o *Observation) forbidden(what string, t Trial) Finding {
 	return f
 }
 
+// UserNamespace tells what isolates a container's root from this machine's.
+func UserNamespace(o *Observation) Finding { return userNamespace(o) }
+
 func userNamespace(o *Observation) Finding {
 	err := o.NamespaceErr
 	if err == nil && o.HelperErr == nil {
 		err = o.MapErr
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case o.Without == WithoutUserNS:
+		return curedBy(Finding{Status: Degraded, Detail: err.Error() + "; root in a container is root of this job"}, err)
+	case o.Without == WithoutMounts:
+		return curedBy(Finding{Status: Degraded, Detail: err.Error() + "; a container is a chroot, without namespaces, /proc and volumes"}, err)
+	default:
 		return curedBy(Finding{Status: Missing, Detail: err.Error()}, err)
 	}
 	return ok("can be made; Linux %s", o.Kernel)
@@ -129,7 +141,7 @@ func subordinateIDs(o *Observation) Finding {
 }
 
 func namespaces(o *Observation) Finding {
-	if o.NamespaceErr != nil {
+	if o.unknown() {
 		return unknown()
 	}
 	for _, name := range []string{TrialPID, TrialMountNS, TrialUTS, TrialIPC, TrialNet, TrialCgroupNS} {
@@ -141,7 +153,7 @@ func namespaces(o *Observation) Finding {
 }
 
 func mounts(o *Observation) Finding {
-	if o.NamespaceErr != nil {
+	if o.unknown() {
 		return unknown()
 	}
 	for _, name := range []string{TrialPrivate, TrialTmpfs, TrialDevpts, TrialBind} {
@@ -161,7 +173,7 @@ func mounts(o *Observation) Finding {
 func procFS(o *Observation) Finding {
 	t := o.Trials[TrialProc]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case !t.Failed():
 		return ok("can be mounted")
@@ -179,7 +191,7 @@ func procFS(o *Observation) Finding {
 func sysFS(o *Observation) Finding {
 	t := o.Trials[TrialSysfs]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case !t.Failed():
 		return ok("can be mounted")
@@ -192,13 +204,24 @@ func sysFS(o *Observation) Finding {
 	return o.forbidden("sysfs", t)
 }
 
+// unserved is what is done where an image cannot be served: slower the first time, and its size on disk.
+const unserved = "images are unpacked in the store"
+
+// ImageLayers tells how a container gets its image's files.
+func ImageLayers(o *Observation) Finding { return imageLayers(o) }
+
 func imageLayers(o *Observation) Finding {
+	if o.Without == WithoutMounts {
+		return Finding{Status: Degraded, Detail: "a container is a copy of its image, for want of mounts"}
+	}
 	if err := o.Devices["/dev/fuse"]; err != nil {
-		return device(err, "no image can be served", adminFuse)
+		f := device(err, unserved, adminFuse)
+		f.Status = Degraded
+		return f
 	}
 	t := o.Trials[TrialFuse]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case t.Errno == unix.ENODEV:
 		return Finding{Status: Missing, Detail: t.Error + " (the fuse module is not loaded)", Admin: "modprobe fuse"}
@@ -221,11 +244,20 @@ func WritableLayer(o *Observation) Finding { return writableLayer(o) }
 
 func writableLayer(o *Observation) Finding {
 	t := o.Trials[TrialOverlay]
+	if o.Without == WithoutMounts {
+		return Finding{Status: Degraded, Detail: "copy: a container is a copy of its image, for want of mounts"}
+	}
 	switch {
-	case o.NamespaceErr != nil || o.Store.Err != nil:
+	case o.unknown() || o.Store.Err != nil:
 		return unknown()
 	case !t.Failed():
 		return ok("overlay: the kernel's overlayfs on %s", o.Store.Type)
+	case o.Devices["/dev/fuse"] != nil:
+		// Whatever the reason: urun's own union is not to be had either.
+		return Finding{
+			Status: Degraded, Detail: fmt.Sprintf("copy: a container is a copy of its image: %s", t.Error),
+			Cure: "put the store on ext4, xfs, btrfs or tmpfs: URUN_ROOT=/var/tmp/urun-" + o.User, Admin: adminFuse,
+		}
 	case t.Errno == unix.ENODEV:
 		return Finding{Status: Degraded, Detail: instead + "no overlayfs: " + t.Error, Admin: "modprobe overlay"}
 	case o.Trials[TrialXattr].Failed():
@@ -250,7 +282,7 @@ func writableLayer(o *Observation) Finding {
 func rootChange(o *Observation) Finding {
 	t := o.Trials[TrialPivot]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case t.Errno == unix.EINVAL:
 		return ok("by moving the mount: / is the initramfs, which pivot_root refuses")
@@ -263,7 +295,7 @@ func rootChange(o *Observation) Finding {
 func seccompFilters(o *Observation) Finding {
 	t := o.Trials[TrialSeccomp]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case t.Failed():
 		return Finding{Status: Missing, Detail: t.Error, Cure: "urun run --security-opt seccomp=unconfined", Admin: "a kernel with CONFIG_SECCOMP_FILTER"}
@@ -273,6 +305,9 @@ func seccompFilters(o *Observation) Finding {
 
 // Network tells what would carry a container's traffic.
 func Network(o *Observation) Finding {
+	if o.Without == WithoutMounts {
+		return Finding{Status: Degraded, Detail: "containers share this job's network, and publish no ports"}
+	}
 	if err := o.Devices["/dev/net/tun"]; err != nil {
 		f := device(err, "containers share this machine's network, and publish no ports", adminTUN)
 		f.Status = Degraded
@@ -280,7 +315,7 @@ func Network(o *Observation) Finding {
 	}
 	t := o.Trials[TrialTUN]
 	switch {
-	case o.NamespaceErr != nil:
+	case o.unknown():
 		return unknown()
 	case t.Failed():
 		f := o.forbidden("network", t)

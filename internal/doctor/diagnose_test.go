@@ -57,6 +57,11 @@ func TestFaultsAreToldApart(t *testing.T) {
 		cures  string // in the cure or the line for the administrator
 	}{
 		{"user namespaces are used up", func(o *Observation) { o.NamespaceErr = noSpace }, "user namespace", Missing, "create a user namespace", "sysctl -w user.max_user_namespaces"},
+		{"user namespaces are forbidden to root, mounts are not", func(o *Observation) { o.NamespaceErr, o.Without = noSpace, WithoutUserNS }, "user namespace", Degraded, "root of this job", "sysctl -w user.max_user_namespaces"},
+		{"user namespaces and mounts are forbidden to root", func(o *Observation) { o.NamespaceErr, o.Without = noSpace, WithoutMounts }, "user namespace", Degraded, "chroot", "sysctl -w user.max_user_namespaces"},
+		{"neither FUSE nor overlayfs", func(o *Observation) {
+			o.Devices["/dev/fuse"], o.Trials[TrialOverlay] = fs.ErrNotExist, failed(unix.EINVAL)
+		}, "writable layer", Degraded, "copy of its image", "URUN_ROOT"},
 		{"newuidmap has no power", func(o *Observation) {
 			o.MapErr, o.HelperErr = nil, &userns.Error{Op: "use newuidmap", Err: errors.New("not setuid"), Cure: "as root: setcap cap_setuid+ep"}
 			o.Map = one()
@@ -73,7 +78,7 @@ func TestFaultsAreToldApart(t *testing.T) {
 		{"mounts behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialTmpfs] = true, failed(unix.EPERM) }, "mounts", Missing, "seccomp", "seccomp=unconfined"},
 		{"a masked /proc", func(o *Observation) { o.Trials[TrialProc] = failed(unix.EPERM) }, "/proc", Degraded, "masked", "systempaths=unconfined"},
 		{"a masked /sys", func(o *Observation) { o.Trials[TrialSysfs] = failed(unix.EPERM) }, "/sys", Degraded, "masked", "systempaths=unconfined"},
-		{"no /dev/fuse", func(o *Observation) { o.Devices["/dev/fuse"] = fs.ErrNotExist }, "image layers", Missing, "no image can be served", "modprobe fuse"},
+		{"no /dev/fuse", func(o *Observation) { o.Devices["/dev/fuse"] = fs.ErrNotExist }, "image layers", Degraded, "unpacked in the store", "modprobe fuse"},
 		{"the fuse module is not there", func(o *Observation) { o.Trials[TrialFuse] = failed(unix.ENODEV) }, "image layers", Missing, "not loaded", "modprobe fuse"},
 		{"no overlayfs", func(o *Observation) { o.Trials[TrialOverlay] = failed(unix.ENODEV) }, "writable layer", Degraded, "overlayfs", "modprobe overlay"},
 		{"overlayfs for the host's root alone", func(o *Observation) { o.Trials[TrialOverlay] = failed(unix.EPERM) }, "writable layer", Degraded, "user namespaces", "Linux 5.11"},

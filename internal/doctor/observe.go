@@ -28,6 +28,8 @@ type Observation struct {
 	// NamespaceErr is why no user namespace can be made, HelperErr why newuidmap
 	// and newgidmap are of no use.
 	NamespaceErr, HelperErr error
+	// Without is what a container of root's is where there is no user namespace: as a whole, or a chroot.
+	Without Without
 	// FreeIDs is where 65536 ids begin that nobody was granted.
 	FreeIDs uint32
 	// Trials are the results of the attempts in the namespace, by name; empty if
@@ -50,6 +52,15 @@ type Observation struct {
 	OpenFiles      uint64 // RLIMIT_NOFILE, soft
 	OpenFilesLimit uint64 // hard
 }
+
+// Without says what is left without a user namespace.
+type Without string
+
+const (
+	WithoutNothing Without = ""       // nothing: this is not root
+	WithoutMounts  Without = "chroot" // a directory
+	WithoutUserNS  Without = "root"   // all other namespaces, and mounts
+)
 
 // Trial is the result of one attempt.
 type Trial struct {
@@ -151,13 +162,36 @@ func (o *Observation) try(ctx context.Context, exe, scratch string) error {
 	}
 	if err != nil {
 		o.NamespaceErr = err
-		return nil
+		return o.without(ctx, exe, scratch)
 	}
 	for name, t := range trials {
 		o.Trials[name] = t
 	}
 	return nil
 }
+
+// without finds out what root gets without a user namespace.
+func (o *Observation) without(ctx context.Context, exe, scratch string) error {
+	switch {
+	case os.Geteuid() != 0:
+	case userns.MayMount():
+		m, err := userns.Outer()
+		if err != nil {
+			return err
+		}
+		if o.Trials, err = startStage(ctx, exe, m, unix.CLONE_NEWPID, scratch); err != nil {
+			o.Trials = map[string]Trial{}
+			return nil // the first error says what is forbidden
+		}
+		o.Without = WithoutUserNS
+	case mayChroot():
+		o.Without = WithoutMounts
+	}
+	return nil
+}
+
+// mayChroot says whether this process may change its root: to what it is, with which nothing changes.
+func mayChroot() bool { return unix.Chroot("/") == nil }
 
 // TryMounts makes the attempts that need no file system of the caller's, in the
 // namespaces of a container with the id map m.
