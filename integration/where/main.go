@@ -1,9 +1,11 @@
 // Where finds out where urun runs: it makes containers as docker makes them, with some of their protections lifted, runs urun
 // and Debian's podman in each as several users, and writes the table of docs/where-it-runs.md.
 //
-//	where [-out FILE] [-v]
+//	where [-out FILE] [-users NAME,NAME] [-v]
 //
-// It needs root, Debian's crun and mmdebstrap. Nothing of the machine is changed: crun runs in a private mount
+// Of each job it tries run, exec, run -d and rm, and on this machine itself also each rung that an ordinary machine is not
+// found to stand on, by --without. It needs root, Debian's crun, podman and mmdebstrap, and two users with homes, of whom the
+// first has subordinate ids. Nothing of the machine is changed: crun runs in a private mount
 // namespace with a cgroup2 of its own, and without cgroups.
 package main
 
@@ -22,15 +24,16 @@ import (
 
 func main() {
 	out := flag.String("out", "docs/where-it-runs.md", "`file` whose table is rewritten")
+	users := flag.String("users", "urun-test,urun-test1", "users of this machine, the first `with,without` subordinate ids")
 	verbose := flag.Bool("v", false, "show what was said in each cell")
 	flag.Parse()
-	if err := where(*out, *verbose); err != nil {
+	if err := where(*out, *users, *verbose); err != nil {
 		fmt.Fprintf(os.Stderr, "where: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func where(out string, verbose bool) (err error) {
+func where(out, users string, verbose bool) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("it needs root, to make containers as docker's daemon does")
 	}
@@ -68,16 +71,30 @@ func where(out string, verbose bool) (err error) {
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", f.name, who.words, err)
 			}
-			if verbose {
-				data, _ := json.MarshalIndent(r, "", "  ")
-				fmt.Printf("%s\n", data)
-			} else {
-				fmt.Printf("%s, %s: urun %s; podman %s\n", f.name, who.words, r.Urun.verdict(), r.Podman.verdict())
+			if err := say(r, verbose); err != nil {
+				return err
 			}
 			rows = append(rows, r)
 		}
 	}
-	return report(out, rows)
+	here, err := hostRows(work, image, binary, script, users, verbose)
+	if err != nil {
+		return err
+	}
+	return report(out, append(here, rows...))
+}
+
+// say shows how a row came out.
+func say(r row, verbose bool) error {
+	if !verbose {
+		fmt.Printf("%s, %s: urun %s; podman %s\n", r.Words, r.Who, r.Run.verdict(), r.Podman.verdict())
+		return nil
+	}
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		fmt.Printf("%s\n", data)
+	}
+	return err
 }
 
 // job is what runs in each container. It prints one line of JSON a program.
@@ -90,12 +107,16 @@ attempt() { # NAME COMMAND...
 	status=$?
 	printf '%s\t%s\t%s\t%s\n' "$name" "$status" "$(printf %s "$out" | base64 -w0)" "$(grep -v -e '^pulling' -e '^layer' /tmp/err | base64 -w0)"
 }
-export HOME=/home/$USER XDG_RUNTIME_DIR=/tmp/run-$USER
+export HOME=${JOB_HOME:-/home/$USER} XDG_RUNTIME_DIR=${JOB_RUN:-/tmp/run-$USER} URUN_LINGER=0s
 mkdir -p -m 700 "$HOME" "$XDG_RUNTIME_DIR"
-attempt run urun run --rm oci:/image:latest sh -c 'echo works as $(id -u)'
-attempt detached bash -c 'urun run -d --name job oci:/image:latest sh -c "exec sleep 100" >/dev/null && urun rm -f job >/dev/null && urun ps -aq | wc -l'
+image=oci:${JOB_IMAGE:-/image}:latest
+attempt run urun run --rm $JOB_FLAGS $image sh -c 'echo works as $(id -u)'
+attempt detached bash -c "urun run -d --name job $JOB_FLAGS $image sh -c 'echo up; exec sleep 100' >/dev/null && "'until urun logs job | grep -q up; do sleep .1; done; echo works'
+attempt exec urun exec job sh -c 'echo works as $(id -u)'
+attempt rm bash -c 'urun rm -f job >/dev/null && [ -z "$(urun ps -aq)" ] && echo works'
 attempt doctor urun doctor --json
-attempt podman podman run --rm oci:/image:latest sh -c 'echo works as $(id -u)'
+[ -z "$JOB_FLAGS" ] || exit 0
+attempt podman podman run --rm $image sh -c 'echo works as $(id -u)'
 `
 
 // cell is one person in one fixture.
@@ -113,9 +134,32 @@ type attempt struct {
 }
 
 type row struct {
-	Fixture, Words, Who string
-	Urun, Detached      attempt
-	Doctor, Podman      attempt
+	Words, Who, Flags       string
+	Run, Detached, Exec, Rm attempt
+	Doctor, Podman          attempt
+}
+
+// read takes what the job said.
+func (r *row) read(out string) error {
+	into := map[string]*attempt{"run": &r.Run, "detached": &r.Detached, "exec": &r.Exec, "rm": &r.Rm, "doctor": &r.Doctor, "podman": &r.Podman}
+	if r.Flags != "" {
+		delete(into, "podman")
+	}
+	for line := range strings.Lines(out) {
+		name, a, err := parseAttempt(line)
+		if err != nil {
+			return err
+		}
+		if into[name] == nil {
+			return fmt.Errorf("unknown attempt %q", name)
+		}
+		*into[name] = a
+		delete(into, name)
+	}
+	if len(into) > 0 {
+		return fmt.Errorf("%d attempts were not made", len(into))
+	}
+	return nil
 }
 
 func (c cell) examine() (r row, err error) {
@@ -136,21 +180,9 @@ func (c cell) examine() (r row, err error) {
 	if err != nil {
 		return r, fmt.Errorf("crun: %w: %s", err, stderr.String())
 	}
-	r = row{Fixture: c.fixture.name, Words: c.fixture.words, Who: c.who.words}
-	into := map[string]*attempt{"run": &r.Urun, "detached": &r.Detached, "doctor": &r.Doctor, "podman": &r.Podman}
-	for line := range strings.Lines(string(out)) {
-		name, a, err := parseAttempt(line)
-		if err != nil {
-			return r, err
-		}
-		if into[name] == nil {
-			return r, fmt.Errorf("unknown attempt %q", name)
-		}
-		*into[name] = a
-		delete(into, name)
-	}
-	if len(into) > 0 {
-		return r, fmt.Errorf("%d attempts were not made: %s", len(into), stderr.String())
+	r = row{Words: c.fixture.words, Who: c.who.words}
+	if err := r.read(string(out)); err != nil {
+		return r, fmt.Errorf("%w: %s", err, stderr.String())
 	}
 	return r, nil
 }

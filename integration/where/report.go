@@ -70,35 +70,92 @@ func shorten(s string) string {
 	return s
 }
 
-// detached says whether run -d and rm -f work, and nothing is left.
-func (r row) detached() string {
-	switch {
-	case r.Detached.Status == 0 && strings.Fields(r.Detached.Out)[len(strings.Fields(r.Detached.Out))-1] == "0":
-		return "yes"
-	case !r.Urun.works():
-		return "-"
+// after is a cell of what needs a container that runs: it is told from run why there is none.
+func (r row) after(a attempt) string {
+	if !r.Run.works() && !a.works() {
+		return "no: as `run`"
 	}
-	return r.Detached.verdict()
+	if a.works() {
+		return "yes"
+	}
+	return a.verdict()
 }
 
-// cure is what doctor says of the first thing that is missing.
-func (r row) cure() (string, error) {
-	var said struct {
-		Works    bool
-		Findings []struct{ Check, Status, Cure, Admin string }
-	}
-	if err := json.Unmarshal([]byte(r.Doctor.Out), &said); err != nil {
-		return "", fmt.Errorf("%s, %s: doctor: %w: %s", r.Fixture, r.Who, err, r.Doctor.Errors)
-	}
-	if said.Works != r.Urun.works() {
-		return "", fmt.Errorf("%s, %s: doctor says works: %v, but: %s", r.Fixture, r.Who, said.Works, r.Urun.verdict())
-	}
-	for _, f := range said.Findings {
-		if f.Status == "missing" {
-			return f.Check + ": " + strings.Trim(f.Cure+"; "+f.Admin, "; "), nil
+// said is what doctor said.
+type said struct {
+	Works    bool
+	Findings []struct{ Check, Status, Detail, Cure, Admin string }
+}
+
+func (s *said) degraded(check string) (detail string, yes bool) {
+	for _, f := range s.Findings {
+		if f.Check == check && f.Status != "ok" {
+			return f.Detail, true
 		}
 	}
-	return "", nil
+	return "", false
+}
+
+// doctor reads what doctor said. It is an error if that is not what happened.
+func (r row) doctor() (*said, error) {
+	s := &said{}
+	if err := json.Unmarshal([]byte(r.Doctor.Out), s); err != nil {
+		return nil, fmt.Errorf("%s, %s: doctor: %w: %s", r.Words, r.Who, err, r.Doctor.Errors)
+	}
+	// Of a rung that is forced it does not know.
+	if r.Flags == "" && s.Works != r.Run.works() {
+		return nil, fmt.Errorf("%s, %s: doctor says works: %v, but: %s", r.Words, r.Who, s.Works, r.Run.verdict())
+	}
+	return s, nil
+}
+
+// rung says in a few words what a container of the row stands on.
+func (r row) rung(s *said) string {
+	if r.Flags != "" {
+		return "forced"
+	}
+	if !r.Run.works() {
+		return "none"
+	}
+	detail, poor := s.degraded("user namespace")
+	if poor && strings.Contains(detail, "chroot") {
+		return "chroot"
+	}
+	parts := []string{"user namespace"}
+	if poor {
+		parts[0] = "root"
+	} else if _, single := s.degraded("subordinate ids"); single {
+		parts[0] = "user namespace of one id"
+	}
+	layers, image := "", "FUSE"
+	if _, poor := s.degraded("image layers"); poor {
+		image = "unpacked"
+		if layers, poor = s.degraded("writable layer"); poor && strings.HasPrefix(layers, "copy") {
+			image = "copy"
+		}
+	}
+	parts = append(parts, image)
+	if _, poor := s.degraded("/proc"); poor {
+		parts = append(parts, "the job's /proc")
+	}
+	if _, poor := s.degraded("network"); poor {
+		parts = append(parts, "the job's network")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// cure is what doctor says of the first thing that is not as it should be.
+func (s *said) cure() string {
+	for _, f := range s.Findings {
+		switch f.Check {
+		case "ping", "ports", "limits", "linger", "open files":
+			continue // no container is worse for it at its start
+		}
+		if f.Status != "ok" && f.Cure+f.Admin != "" {
+			return f.Check + ": " + strings.Trim(f.Cure+"; "+f.Admin, "; ")
+		}
+	}
+	return "-"
 }
 
 const begin, end = "<!-- made by `make where`: begin -->", "<!-- made by `make where`: end -->"
@@ -115,16 +172,36 @@ func report(file string, rows []row) error {
 		return fmt.Errorf("%s has no %s and %s", file, begin, end)
 	}
 	var b strings.Builder
-	b.WriteString(before + begin + "\n\n| job | who | `urun run` | `run -d`, `rm -f` | doctor's first cure | Debian's podman |\n|---|---|---|---|---|---|\n")
+	b.WriteString(before + begin + "\n\n| job | who | stands on | `run` | `-d` | `exec` | `rm` | doctor's first cure | Debian's podman |\n|---|---|---|---|---|---|---|---|---|\n")
+	urun, podman, jobs := 0, 0, 0
 	for _, r := range rows {
-		cure, err := r.cure()
+		s, err := r.doctor()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", r.Words, r.Who, escape(r.Urun.verdict()), escape(r.detached()), escape(cure), escape(r.Podman.verdict()))
+		theirs := "-"
+		if r.Flags == "" {
+			theirs = r.Podman.verdict()
+			jobs++
+			urun += one(r.Run.works())
+			podman += one(r.Podman.works())
+		}
+		cells := []string{
+			r.Words, r.Who, r.rung(s), escape(r.Run.verdict()), escape(r.after(r.Detached)), escape(r.after(r.Exec)),
+			escape(r.after(r.Rm)), escape(s.cure()), escape(theirs),
+		}
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
+	fmt.Fprintf(&b, "\nOf the %d rows whose rung is not forced, urun runs in %d, podman in %d.\n", jobs, urun, podman)
 	b.WriteString("\n" + end + after)
 	return os.WriteFile(file, []byte(b.String()), 0o644)
+}
+
+func one(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func escape(s string) string { return strings.ReplaceAll(s, "|", "\\|") }

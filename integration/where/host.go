@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// forced are the rungs that an ordinary machine is not found to stand on, by the flags that put a container there, and who can.
+var forced = []struct {
+	flags, words string
+	root         bool
+}{
+	{"", "", false},
+	{"", "", true},
+	{"--without fuse", "without FUSE", false},
+	{"--storage copy", "without FUSE and overlayfs", false},
+	{"--without proc,sys,tun", "masked, without TUN", false},
+	{"--without userns", "without user namespaces", true},
+	{"--without mounts", "without namespaces and mounts", true},
+}
+
+// hostRows runs the job on this machine itself.
+func hostRows(work, image, binary, script, users string, verbose bool) (rows []row, err error) {
+	names := strings.Split(users, ",")
+	if len(names) != 2 {
+		return nil, fmt.Errorf("-users %s: want two names", users)
+	}
+	people := []struct{ name, words string }{{names[0], "user with subordinate ids"}, {names[1], "user without"}, {"root", "root"}}
+	for _, f := range forced {
+		for _, p := range people {
+			if f.root != (p.name == "root") {
+				continue
+			}
+			words := "this machine"
+			if f.words != "" {
+				words += ", " + f.words + " (`" + f.flags + "`)"
+			}
+			r := row{Words: words, Who: p.words, Flags: f.flags}
+			if err := r.onHost(work, image, binary, script, p.name); err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", r.Words, r.Who, err)
+			}
+			if err := say(r, verbose); err != nil {
+				return nil, err
+			}
+			rows = append(rows, r)
+		}
+	}
+	return rows, nil
+}
+
+// onHost runs the job as a user of this machine, with a home of its own.
+func (r *row) onHost(work, image, binary, script, name string) (err error) {
+	who, err := user.Lookup(name)
+	if err != nil {
+		return fmt.Errorf("%w: make one with: useradd --create-home %s", err, name)
+	}
+	uid, err := strconv.Atoi(who.Uid)
+	if err != nil {
+		return err
+	}
+	gid, err := strconv.Atoi(who.Gid)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(work, "host-")
+	if err != nil {
+		return err
+	}
+	if err := os.Chown(dir, uid, gid); err != nil {
+		return err
+	}
+	// In a mount namespace of its own urun is where the job looks for it. Root of the job is root of the machine.
+	cmd := exec.Command("unshare", "--mount", "sh", "-ec",
+		`mkdir -p "$1/bin"; cp "$2" "$1/bin/urun"; cp -a "$3" "$1/image"; chmod -R a+rX "$1/image" "$1/bin"; exec setpriv --reuid "$4" --regid "$5" --clear-groups `+
+			`env -i USER="$6" PATH="$1/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" JOB_HOME="$1/home" JOB_RUN="$1/run" JOB_IMAGE="$1/image" JOB_FLAGS="$7" TMPDIR="$1" "$8"`,
+		"sh", dir, binary, image, who.Uid, who.Gid, name, r.Flags, script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	if err := r.read(string(out)); err != nil {
+		return fmt.Errorf("%w: %s", err, stderr.String())
+	}
+	return nil
+}
