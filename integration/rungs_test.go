@@ -28,7 +28,7 @@ func TestRungs(t *testing.T) {
 
 func TestRungsAreRefusedWhereSomethingWasAskedFor(t *testing.T) {
 	harness.Run(t, "--without", "proc", "--pid", "private", "--", "true").Refused("--pid private", "masked")
-	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun")
+	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun, fuse, userns, mounts")
 }
 
 func TestRungsDetached(t *testing.T) {

@@ -39,6 +39,7 @@ type usage struct {
 	written    map[string]containerSize   // by container
 	held       map[string]int64           // bytes, by volume
 	imageUsers map[string][]*state.Record // by image id
+	unpacked   map[string]int64           // bytes, by the chain id of the image's layers
 }
 
 func (a *App) usage() (*usage, error) {
@@ -66,6 +67,9 @@ func (a *App) usage() (*usage, error) {
 		if u.held[v.Name], err = a.volumeSize(v); err != nil {
 			return nil, err
 		}
+	}
+	if u.unpacked, err = a.unpackedSizes(); err != nil {
+		return nil, err
 	}
 	for _, rec := range u.containers {
 		u.imageUsers[rec.ImageID] = append(u.imageUsers[rec.ImageID], rec)
@@ -111,7 +115,7 @@ func (u *usage) imageRow() dfRow {
 	return dfRow{"Images", fmt.Sprint(len(u.images)), fmt.Sprint(active), humanSize(size), reclaimable(free, size)}
 }
 
-// layerBytes adds up the layers of the images that are chosen, each once.
+// layerBytes adds up the layers of the images that are chosen, and what of them is unpacked, each once.
 func (u *usage) layerBytes(choose func(*image.Image) bool) (size int64) {
 	seen := map[string]bool{}
 	for _, img := range u.images {
@@ -123,6 +127,10 @@ func (u *usage) layerBytes(choose func(*image.Image) bool) (size int64) {
 				seen[key] = true
 				size += l.Size
 			}
+		}
+		if chain := img.ChainID.Encoded(); !seen[chain] {
+			seen[chain] = true
+			size += u.unpacked[chain]
 		}
 	}
 	return size

@@ -32,7 +32,7 @@ func (a *App) openFiles(ref string) (*containerFiles, error) {
 	f := &containerFiles{rec: rec, st: st, unlock: func() error { return nil }}
 	if isUp(rec) {
 		m := launch.RecordMap(rec)
-		f.Container, err = files.Running(st.Dir(rec.ID), rec.Init, m.Contains(0) && m.ContainsGID(0))
+		f.Container, err = files.Running(st.Dir(rec.ID), rec.Init, m.Contains(0) && m.ContainsGID(0), rec.Chroot)
 	} else {
 		err = f.openStopped(a)
 	}
@@ -72,6 +72,7 @@ func (a *App) layers(st *state.Store, rec *state.Record) (files.Layers, error) {
 	}
 	l := files.Layers{
 		Dir: st.Dir(rec.ID), Image: p.Image, LowerDir: p.Container.Rootfs, Mounts: p.Container.Spec.Mounts,
+		Plain: p.Container.Plain, Chroot: p.Container.Chroot, Unpacked: p.Unpacked(),
 		Root: p.Map.Contains(0) && p.Map.ContainsGID(0), Storage: stage.Storage(rec.Storage),
 	}
 	if l.Storage == "" && p.Container.Storage != "auto" {

@@ -65,7 +65,7 @@ type FileFlags struct {
 	Device        []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
 	RootEmulation string   `placeholder:"WHEN" group:"Security" help:"Emulate the users that are missing where only one id is mapped: auto, on or off."`
 
-	Storage  string `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay or fuse."`
+	Storage  string `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay, fuse or copy."`
 	Volatile bool   `group:"Files" help:"Do not make the container's files outlive a power failure."`
 }
 
@@ -109,7 +109,7 @@ type SecurityFlags struct {
 type ImageFlags struct {
 	Pull     string   `placeholder:"WHEN" group:"Image" help:"missing (the default), always, never or newer."`
 	Platform string   `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
-	Without  []string `hidden:"" placeholder:"THING" help:"Do as if this machine had no proc, sys or tun."`
+	Without  []string `hidden:"" placeholder:"THING" help:"Do as if this machine had no proc, sys, tun, fuse, userns or mounts."`
 	Rootfs   string   `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
 	Quiet    bool     `short:"q" group:"Image" help:"Show no progress."`
 

@@ -289,7 +289,9 @@ func (a *App) logAt(level string) error {
 
 // Store opens the image store.
 func (a *App) Store() (*image.Store, error) {
-	return image.Open(image.Options{Root: a.Root, InUse: a.imagesInUse, Release: func() error { return holder.Release(a.stateRoot()) }})
+	return image.Open(image.Options{
+		Root: a.Root, InUse: a.imagesInUse, Release: func() error { return holder.Release(a.stateRoot()) }, Collected: a.collectUnpacked,
+	})
 }
 
 // Containers opens the container store and cleans up after containers whose

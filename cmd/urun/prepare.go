@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/urun-dev/urun/internal/image"
+	"github.com/urun-dev/urun/internal/ladder"
 	"github.com/urun-dev/urun/internal/launch"
 	"github.com/urun-dev/urun/internal/spec"
 	"github.com/urun-dev/urun/internal/state"
@@ -56,7 +58,11 @@ func (a *App) prepare(flags *RunFlags, opts spec.Options, start bool) (_ *prepar
 	if err != nil {
 		return nil, err
 	}
-	m, begin, err := a.begin(opts)
+	outer, err := ladder.WithoutUserNS(flags.Without)
+	if err != nil {
+		return nil, err
+	}
+	m, begin, err := a.begin(opts, outer)
 	if err != nil {
 		return nil, err
 	}
@@ -107,15 +113,15 @@ func (a *App) prepare(flags *RunFlags, opts spec.Options, start bool) (_ *prepar
 }
 
 // begin plans the container's user namespace, and how its monitor is started in
-// it: in a new one, or that of the container whose namespaces are shared.
-func (a *App) begin(opts spec.Options) (userns.Map, func() *launch.Pending, error) {
+// it: in a new one, or that of the container whose namespaces are shared; with outer, in none.
+func (a *App) begin(opts spec.Options, outer bool) (userns.Map, func() *launch.Pending, error) {
 	user, err := spec.ParseUserNS(opts.UserNS)
 	if err != nil {
 		return userns.Map{}, nil, err
 	}
 	beside := sharedContainer(opts, user)
 	if beside == "" {
-		m, err := planUser(user)
+		m, err := planUser(user, outer)
 		if err != nil {
 			return userns.Map{}, nil, err
 		}
@@ -159,8 +165,16 @@ func sharedContainer(opts spec.Options, user spec.UserNS) string {
 	return ""
 }
 
-// planUser plans the id map for --userns.
-func planUser(u spec.UserNS) (userns.Map, error) {
+// planUser plans the id map for --userns; with outer, for no user namespace.
+func planUser(u spec.UserNS, outer bool) (userns.Map, error) {
+	if outer && u.Mode != "auto" && u.Mode != "host" {
+		return userns.Map{}, cmp.Or(userns.Refused(), error(&hintError{
+			fmt.Errorf("--userns %s: there is to be no user namespace", u.Mode), "leave out --without userns",
+		}))
+	}
+	if outer {
+		return userns.Outer()
+	}
 	req := userns.Request{Mode: u.Mode, UID: u.UID, GID: u.GID}
 	for _, r := range u.UIDs {
 		req.UIDs = append(req.UIDs, userns.Range{Container: r.ContainerID, Host: r.HostID, Size: r.Size})

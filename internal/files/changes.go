@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,12 @@ type lower interface {
 	close() error
 }
 
-type entry struct{ mode, uid, gid uint32 }
+type entry struct {
+	mode, uid, gid uint32
+	// of a file, by which one that was copied is told from one that was changed
+	size  int64
+	mtime time.Time
+}
 
 func openLower(l Layers) (lower, error) {
 	if l.LowerDir != "" {
@@ -37,20 +43,22 @@ func openLower(l Layers) (lower, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image: %w", err)
 	}
-	return &treeLower{tree: t}, nil
+	return &treeLower{tree: t, serve: l.Image.Serve}, nil
 }
 
 // treeLower is an image.
 type treeLower struct {
-	tree *fuseunion.Tree
-	all  map[string][]string // names by directory, once they are asked for
+	tree  *fuseunion.Tree
+	serve fuseunion.ServeOptions
+	all   map[string][]string // names by directory, once they are asked for
 }
 
 func (t *treeLower) close() error { return t.tree.Close() }
 
 func (t *treeLower) stat(name string) (entry, error) {
 	st, err := t.tree.Lstat(name)
-	return entry{st.Mode, st.UID, st.GID}, err
+	uid, gid := t.serve.Owner(st.UID, st.GID)
+	return entry{st.Mode, uid, gid, st.Size, st.Mtime}, err
 }
 
 func (t *treeLower) children(name string) ([]string, error) {
@@ -80,7 +88,11 @@ func (d dirLower) stat(name string) (entry, error) {
 	if err := unix.Lstat(filepath.Join(string(d), name), &st); err != nil {
 		return entry{}, err
 	}
-	return entry{st.Mode, st.Uid, st.Gid}, nil
+	return entryOf(&st), nil
+}
+
+func entryOf(st *unix.Stat_t) entry {
+	return entry{st.Mode, st.Uid, st.Gid, st.Size, time.Unix(st.Mtim.Unix())}
 }
 
 func (d dirLower) children(name string) ([]string, error) {
@@ -217,9 +229,11 @@ func (d *differ) entry(name string) (changed bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if existed && !inside && old == (entry{now.Mode, uint32(now.UID), uint32(now.GID)}) {
+		if existed && !inside && old.mode == now.Mode && old.uid == uint32(now.UID) && old.gid == uint32(now.GID) {
 			return false, nil
 		}
+	} else if existed && d.storage == stage.StorageCopy && old.same(entryOf(&st)) {
+		return false, nil
 	}
 	if existed {
 		d.add(Modified, name)
@@ -227,6 +241,12 @@ func (d *differ) entry(name string) (changed bool, err error) {
 		d.add(Added, name)
 	}
 	return true, nil
+}
+
+// same tells whether a file of a copy is what was copied.
+func (e entry) same(now entry) bool {
+	sized := e.mode&unix.S_IFMT != unix.S_IFREG || e.size == now.size
+	return sized && e.mode == now.mode && e.uid == now.uid && e.gid == now.gid && e.mtime.Equal(now.mtime)
 }
 
 // isWhiteout tells whether an entry of the writable layer says that the image's

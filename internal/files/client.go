@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/urun-dev/urun/internal/archive"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/unpacked"
 )
 
 // Container is access to the files of one container. Its methods are for one
@@ -21,8 +23,8 @@ type Container struct {
 }
 
 // Running opens the files of a container that runs. Its directory is dir; root
-// tells that uid and gid 0 exist inside.
-func Running(dir string, init state.Process, root bool) (*Container, error) {
+// tells that uid and gid 0 exist inside, chroot that the container is a directory and no more.
+func Running(dir string, init state.Process, root, chroot bool) (*Container, error) {
 	pidfd, err := init.Open()
 	if err != nil {
 		return nil, err
@@ -36,7 +38,11 @@ func Running(dir string, init state.Process, root bool) (*Container, error) {
 		return nil, err
 	}
 	c := &Container{conn: s.Conn, close: func() error { return errors.Join(s.Conn.Close(), s.Wait()) }}
-	if err := c.ask(kindEnter, enterRequest{root}, kindReady, nil, pidfd); err != nil {
+	req := enterRequest{Root: root}
+	if chroot {
+		req.Dir = filepath.Join(dir, unpacked.OwnDir)
+	}
+	if err := c.ask(kindEnter, req, kindReady, nil, pidfd); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/unpacked"
 )
 
 // Kinds of messages.
@@ -34,17 +35,24 @@ type Layers struct {
 	// Image is what is below; LowerDir is the same if it is a root directory.
 	Image    *monitor.Image `json:"image"`
 	LowerDir string         `json:"lowerDir,omitempty"`
+	// Unpacked is the image as plain files, where it is not served over FUSE.
+	Unpacked *unpacked.Image `json:"unpacked,omitempty"`
 	// Storage is who merges the two; empty if it has not been decided yet.
 	Storage stage.Storage `json:"storage,omitempty"`
+	// Plain tells that there is no FUSE.
+	Plain bool `json:"plain,omitempty"`
+	// Chroot tells that nothing can be mounted.
+	Chroot bool `json:"chroot,omitempty"`
 	// Root tells that uid and gid 0 exist inside.
 	Root bool `json:"root"`
 	// Mounts are the container's.
 	Mounts []specs.Mount `json:"mounts,omitempty"`
 }
 
-// enterRequest comes with a pidfd. Root is as in Layers.
+// enterRequest comes with a pidfd. Root is as in Layers. Dir is the root of a container that is a chroot.
 type enterRequest struct {
-	Root bool `json:"root"`
+	Root bool   `json:"root"`
+	Dir  string `json:"dir,omitempty"`
 }
 
 type statRequest struct {

@@ -86,7 +86,11 @@ func (s *server) begin(m *handoff.Message) error {
 	if err := becomeRoot(req.Root); err != nil {
 		return err
 	}
-	root, bare, err := enter(m.Files[0])
+	open := func() (root, bare *os.File, err error) { return enter(m.Files[0]) }
+	if req.Dir != "" {
+		open = func() (root, bare *os.File, err error) { return openTwice(req.Dir) }
+	}
+	root, bare, err := open()
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/unpacked"
 )
 
 // union is the file system of a container that does not run, mounted in this
@@ -27,11 +29,16 @@ type union struct {
 	server  *exec.Cmd // of the image
 	conn    *handoff.Conn
 	lock    *os.File // the container's, held until the layer is parked again
+	chroot  bool     // nothing is mounted
 }
 
 // mount puts the writable layer back and mounts the union, as a start of the
 // container does. It runs on the thread that it gives a mount namespace of its own.
 func (s *server) mount(l Layers, lock *os.File) (err error) {
+	if l.Chroot {
+		s.union = &union{lock: lock, chroot: true}
+		return s.openDirectory(l)
+	}
 	u := &union{dir: l.Dir, storage: l.Storage, lock: lock}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("new mount namespace: %w", err)
@@ -70,6 +77,32 @@ func (s *server) mount(l Layers, lock *os.File) (err error) {
 		}
 	}
 	return s.openUnion(binds)
+}
+
+// openDirectory opens the files of a container that is a directory and no more.
+func (s *server) openDirectory(l Layers) error {
+	if _, _, err := unpacked.Own(l.Dir, l.Unpacked, l.LowerDir); err != nil {
+		return err
+	}
+	root, bare, err := openTwice(filepath.Join(l.Dir, unpacked.OwnDir))
+	if err != nil {
+		return err
+	}
+	s.root, s.bare = archive.NewRoot(root), archive.NewRoot(bare)
+	return nil
+}
+
+func openTwice(dir string) (a, b *os.File, err error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	x, err := unix.Open(dir, flags, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", dir, err)
+	}
+	y, err := unix.Open(dir, flags, 0)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open %s: %w", dir, err), unix.Close(x))
+	}
+	return os.NewFile(uintptr(x), dir), os.NewFile(uintptr(y), dir), nil
 }
 
 // openUnion opens the merged tree, first bare and then with what the container
@@ -133,7 +166,13 @@ func (u *union) lower(l Layers) error {
 		u.storage = stage.StorageOverlay
 		if rootfs.ProbeOverlay() != nil {
 			u.storage = stage.StorageFuse
+			if l.Plain {
+				u.storage = stage.StorageCopy
+			}
 		}
+	}
+	if u.storage == stage.StorageCopy {
+		return mountCopy(l)
 	}
 	if l.LowerDir != "" && u.storage == stage.StorageOverlay {
 		tree, err := rootfs.Source(rootfs.Plan{Source: l.LowerDir, Recursive: true})
@@ -142,6 +181,16 @@ func (u *union) lower(l Layers) error {
 		}
 		defer tree.Close()
 		return rootfs.AttachAt(tree, rootfs.Lower)
+	}
+	if u.storage == stage.StorageOverlay && l.Unpacked != nil {
+		if _, err := l.Unpacked.Ensure(); err != nil {
+			return err
+		}
+		tree, err := rootfs.Source(rootfs.Plan{Source: l.Unpacked.Dir})
+		if err != nil {
+			return err
+		}
+		return errors.Join(rootfs.AttachAt(tree, rootfs.Lower), tree.Close())
 	}
 	if u.storage == stage.StorageOverlay {
 		mnt, err := u.serveImage(l.Image)
@@ -167,6 +216,18 @@ func (u *union) lower(l Layers) error {
 		return err
 	}
 	return u.conn.Send(monitor.KindServe, monitor.WritableIn(l.Dir), dev)
+}
+
+// mountCopy mounts the container's copy of its image.
+func mountCopy(l Layers) error {
+	if _, _, err := unpacked.Own(".", l.Unpacked, l.LowerDir); err != nil {
+		return err
+	}
+	tree, err := rootfs.Source(rootfs.Plan{Source: unpacked.OwnDir})
+	if err != nil {
+		return err
+	}
+	return errors.Join(rootfs.AttachAt(tree, rootfs.Merged), tree.Close())
 }
 
 // serveImage has an image served for reading and returns its mount.
@@ -251,6 +312,9 @@ func (u *union) endServer() error {
 
 // close unmounts the union and parks the writable layer.
 func (u *union) close() error {
+	if u.chroot {
+		return u.lock.Close()
+	}
 	var errs []error
 	for _, m := range []string{rootfs.Merged, rootfs.Lower} {
 		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {

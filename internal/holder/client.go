@@ -102,7 +102,7 @@ func start(opt Options, base, dir *os.File, key string) (*handoff.Conn, error) {
 	}
 	handoff.Donated(cmd)
 	go func() { _ = cmd.Wait() }() // reaps it; what it has to say comes over the channel
-	if err := conn.Send(kindStart, startRequest{Outside: outside, Key: key, Path: dir.Name(), Map: opt.Map.String()}, base, dir); err != nil {
+	if err := conn.Send(kindStart, startRequest{Outside: outside, Key: key, Path: dir.Name(), Map: opt.Map.String(), Outer: opt.Map.Outer}, base, dir); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	m, err := conn.Recv()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/orphans"
 	"github.com/urun-dev/urun/internal/thrift"
 	"github.com/urun-dev/urun/userns"
 )
@@ -26,6 +27,8 @@ type startRequest struct {
 	Key     string            `json:"key"`
 	Path    string            `json:"path"` // of the directory
 	Map     string            `json:"map"`
+	// Outer: there is no user namespace, and perhaps no other.
+	Outer bool `json:"outer,omitempty"`
 }
 
 type lingerRequest struct {
@@ -40,6 +43,11 @@ type holder struct {
 	spawner   handoff.Spawner
 	servers   servers
 	memory    thrift.Thrift
+
+	// own are the pids of children that somebody waits for. Where orphans are adopted, none is started
+	// while they are looked for.
+	own     sync.Map
+	forking sync.RWMutex
 
 	mu     sync.Mutex
 	stages int           // that it started and that live
@@ -78,6 +86,11 @@ func begin(parent *handoff.Conn) (*holder, error) {
 	if err := m.Decode(&h.startRequest); err != nil {
 		return nil, err
 	}
+	if h.Outer {
+		if err := orphans.Adopt(); err != nil {
+			return nil, err
+		}
+	}
 	if err := h.listen(parent); err != nil {
 		// The lock is this process's: nobody else would tidy up before the next command.
 		return nil, errors.Join(err, removeDir(h.base, h.dir, h.Key))
@@ -99,6 +112,13 @@ func (h *holder) listen(parent *handoff.Conn) (err error) {
 		return err
 	}
 	h.spawner.Allowed, h.spawner.Keeper = []string{handoff.Infra, handoff.Monitor, handoff.Files}, h.channel
+	h.servers.starts = func(start func() (pid int)) {
+		h.forking.RLock()
+		defer h.forking.RUnlock()
+		if pid := start(); pid > 0 {
+			h.own.Store(pid, nil)
+		}
+	}
 	h.servers.exe, h.servers.path, h.servers.all = h.spawner.Exe, h.Path, map[string]*server{}
 	// What a killed predecessor left is in the way of the socket.
 	if err := errors.Join(removeAt(h.dir, doorName), openStderr(h.dir)); err != nil {
@@ -199,7 +219,7 @@ func (s *session) answer(m *handoff.Message) (goOn bool) {
 	case kindLinger:
 		s.setLinger(m)
 	case handoff.KindSpawn:
-		if cmd := s.spawner.Answer(s.conn, m); cmd != nil {
+		if cmd := s.spawn(m); cmd != nil {
 			s.count(&s.stages, 1)
 			go s.reap(cmd)
 		}
@@ -265,11 +285,35 @@ func (s *session) mounted(m *handoff.Message) (mount, process *os.File, err erro
 	return mount, sv.process, err
 }
 
+func (s *session) spawn(m *handoff.Message) *exec.Cmd {
+	h := s.holder
+	h.forking.RLock()
+	defer h.forking.RUnlock()
+	cmd := h.spawner.Answer(s.conn, m)
+	if cmd != nil {
+		h.own.Store(cmd.Process.Pid, nil)
+	}
+	return cmd
+}
+
 func (h *holder) reap(cmd *exec.Cmd) {
 	_ = cmd.Wait() // how it ended concerns its own command
+	h.own.Delete(cmd.Process.Pid)
+	if h.Outer {
+		h.endOrphans()
+	}
 	// What stays is removed by the next command.
 	_ = removeCgroups(cmd.Process.Pid)
 	h.count(&h.stages, -1)
+}
+
+// endOrphans ends what a monitor that was killed has left of a container without a pid
+// namespace. Of one that ended by itself there is nothing.
+func (h *holder) endOrphans() {
+	h.forking.Lock()
+	defer h.forking.Unlock()
+	// What is not ended now is at the next monitor's end.
+	_ = orphans.End(func(pid int) bool { _, own := h.own.Load(pid); return own })
 }
 
 func (h *holder) status() Status {

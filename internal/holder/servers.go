@@ -24,6 +24,8 @@ import (
 type servers struct {
 	exe  *os.File // this binary
 	path string   // the holder's directory, in the holder's mount namespace
+	// starts is called with what starts a process, and notes its pid.
+	starts func(start func() (pid int))
 
 	mu  sync.Mutex
 	all map[string]*server
@@ -215,7 +217,13 @@ func (s *servers) launch(sv *server) (*exec.Cmd, error) {
 	// It outlives the holder, if that is killed: containers go on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: handoff.AllCapabilities(), Setsid: true}
 	cmd.Stderr = os.Stderr // see stderrName
-	if err := cmd.Start(); err != nil {
+	s.starts(func() int {
+		if err = cmd.Start(); err != nil {
+			return 0
+		}
+		return cmd.Process.Pid
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start the image server: %w", err)
 	}
 	handoff.Donated(cmd)

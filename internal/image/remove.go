@@ -179,6 +179,13 @@ func (s *Store) collect(r *Removed) error {
 	if err != nil {
 		return err
 	}
+	if s.collected != nil {
+		freed, err := s.collected(trees)
+		r.Freed += freed
+		if err != nil {
+			return err
+		}
+	}
 	if err := s.collectTrees(trees, r); err != nil {
 		return err
 	}

@@ -28,6 +28,9 @@ type Options struct {
 	// Release is called before files are removed: it has those who keep files of
 	// images open without need let go of them. Nil: there are none.
 	Release func() error
+	// Collected is called before merged trees are removed, with the chain ids, in hexadecimal digits, of those that
+	// stay: what others have made of a tree goes first. No image appears meanwhile. Nil: there is nothing of the kind.
+	Collected func(trees map[string]bool) (freed int64, err error)
 }
 
 // Store is an image store on disk. It keeps nothing open; its methods may be called at the same time, also by
@@ -37,6 +40,8 @@ type Store struct {
 	readOnly bool
 	inUse    func() (map[digest.Digest]bool, error)
 	release  func() error
+	// As in Options.
+	collected func(trees map[string]bool) (freed int64, err error)
 }
 
 // Open opens the store, creating its layout where that is missing. A store that this user may not write is opened
@@ -46,7 +51,7 @@ func Open(opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", opt.Root, err)
 	}
-	s := &Store{root: root, readOnly: opt.ReadOnly, inUse: opt.InUse, release: opt.Release}
+	s := &Store{root: root, readOnly: opt.ReadOnly, inUse: opt.InUse, release: opt.Release, collected: opt.Collected}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", root, err)
 	}

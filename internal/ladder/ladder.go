@@ -11,8 +11,10 @@ package ladder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 
@@ -27,10 +29,27 @@ const (
 	Proc = "proc" // a /proc of its own, and with it a pid namespace
 	Sys  = "sys"  // a /sys of its own
 	TUN  = "tun"  // a network of its own
+	Fuse = "fuse" // an image that is served
+
+	UserNS = "userns" // a user namespace; root alone can do without
+	Mounts = "mounts" // mounts of its own, without a user namespace
 )
 
 // Things lists all of them.
-func Things() []string { return []string{Proc, Sys, TUN} }
+func Things() []string { return []string{Proc, Sys, TUN, Fuse, UserNS, Mounts} }
+
+// WithoutUserNS says whether containers are to do without a user namespace, with the reason: where none can be
+// had, or that is asked for. Only root can: everybody else gets the error of making one.
+func WithoutUserNS(without []string) (bool, error) {
+	asked := slices.Contains(without, UserNS) || slices.Contains(without, Mounts)
+	if os.Geteuid() != 0 {
+		if asked {
+			return false, errors.New("--without userns: only root can do without a user namespace")
+		}
+		return false, nil
+	}
+	return asked || userns.Refused() != nil, nil
+}
 
 // Options are what Assess works with.
 type Options struct {
@@ -55,8 +74,20 @@ func Assess(ctx context.Context, o Options) (Lacks, error) {
 		}
 		l[name] = true
 	}
-	if unix.Access("/dev/net/tun", unix.R_OK|unix.W_OK) != nil {
-		l[TUN] = true
+	for dev, name := range map[string]string{"/dev/net/tun": TUN, "/dev/fuse": Fuse} {
+		if unix.Access(dev, unix.R_OK|unix.W_OK) != nil {
+			l[name] = true
+		}
+	}
+	if !o.Map.Outer {
+		// Mounts are then had in the user namespace.
+		delete(l, UserNS)
+		delete(l, Mounts)
+	} else if l[UserNS] = true; !userns.MayMount() {
+		l[Mounts] = true
+	}
+	if l[Mounts] {
+		return l, nil // nothing else matters
 	}
 	mounts := readMounts()
 	if mounts.plain("/proc", "proc", emptyBelowProc) && mounts.plain("/sys", "sysfs", emptyBelowSys) {
@@ -66,7 +97,7 @@ func Assess(ctx context.Context, o Options) (Lacks, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, trial := range map[string]string{Proc: doctor.TrialProc, Sys: doctor.TrialSysfs} {
+	for name, trial := range map[string]string{Proc: doctor.TrialProc, Sys: doctor.TrialSysfs, Fuse: doctor.TrialFuse} {
 		if t := trials[trial]; t.Errno == unix.EPERM {
 			l[name] = true
 		}

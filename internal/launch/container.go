@@ -22,6 +22,7 @@ import (
 	"github.com/urun-dev/urun/internal/spec"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/unpacked"
 	"github.com/urun-dev/urun/slirp"
 	"github.com/urun-dev/urun/userns"
 )
@@ -126,6 +127,11 @@ func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool
 		req.Storage = p.emulatedStorage(handle)
 	}
 	init := p.initConfig(handle, req)
+	if init.Unpacked != nil {
+		if err := init.Unpacked.Prepare(); err != nil {
+			return nil, err
+		}
+	}
 	init.Join, init.SharedShm = joins.kinds, joins.shm != nil
 	if req.Preserved = len(t.Preserve); req.Preserved > 0 {
 		init.Preserve = p.Container.PreserveFDs
@@ -213,6 +219,9 @@ func Create(p *Plan) (*state.Handle, error) {
 			return err
 		}
 		placeEtc(c, filepath.Join(st.Dir(rec.ID), "etc"))
+		if c.Chroot {
+			c.Spec.Mounts = nil // init copies the files of etc/
+		}
 		return errors.Join(state.SaveSpec(dir, c.Spec), p.save(dir))
 	})
 	if err != nil {
@@ -242,6 +251,8 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 		RootDir:   &monitor.Image{Dir: c.Rootfs, Serve: ServeOptions(p.Map)},
 		Storage:   stage.Storage(c.Storage),
 		Volatile:  c.Remove || c.Volatile,
+		Plain:     c.Plain,
+		Chroot:    c.Chroot,
 		Debug:     p.Debug,
 		Network:   networkKind(c.Network),
 		Slirp:     net,
@@ -275,6 +286,10 @@ func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Conf
 		LowerDir:     c.Rootfs,
 		Storage:      stage.Storage(storage),
 		Volatile:     c.Remove || c.Volatile,
+		Plain:        c.Plain,
+		Unpacked:     p.Unpacked(),
+		Outer:        p.Map.Outer,
+		Chroot:       c.Chroot,
 		Spec:         c.Spec,
 		Network:      req.Network,
 		Slirp:        req.Slirp,
@@ -294,10 +309,20 @@ func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Conf
 // union remembers owners that are not mapped, wherever it can be had.
 func (p *Plan) emulatedStorage(handle *state.Handle) stage.Storage {
 	asked := stage.Storage(cmp.Or(handle.Storage, p.Container.Storage))
-	if asked == stage.StorageAuto && unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) == nil {
+	if asked == stage.StorageAuto && !p.Container.Plain && unix.Access("/dev/fuse", unix.R_OK|unix.W_OK) == nil {
 		return stage.StorageFuse
 	}
 	return asked
+}
+
+// Unpacked is the image as plain files; nil where it is served, or there is none.
+func (p *Plan) Unpacked() *unpacked.Image {
+	if !p.Container.Plain || p.Image == nil {
+		return nil
+	}
+	return &unpacked.Image{
+		Tree: p.Image.Tree, Data: p.Image.Data, Serve: p.Image.Serve, Dir: unpacked.Dir(p.StateRoot, p.Image.Tree, p.Map.Key()),
+	}
 }
 
 func removeAll(dirs []string) error {
@@ -330,7 +355,7 @@ func (p Plan) record() state.Record {
 		Remove: c.Remove, Labels: c.Labels, Command: c.Spec.Process.Args,
 		Restart:    state.Restart{Policy: c.Restart.Policy, Retries: c.Restart.Retries},
 		StopSignal: c.StopSignal, StopTimeout: c.StopTimeout,
-		UIDs: Mappings(p.Map.UIDs), GIDs: Mappings(p.Map.GIDs),
+		UIDs: Mappings(p.Map.UIDs), GIDs: Mappings(p.Map.GIDs), NoUserNS: p.Map.Outer, Chroot: c.Chroot,
 	}
 }
 
@@ -344,7 +369,7 @@ func Mappings(ranges []userns.Range) []specs.LinuxIDMapping {
 }
 
 // RecordMap is the id map of a container's user namespace.
-func RecordMap(rec *state.Record) userns.Map { return monitor.IDMap(rec.UIDs, rec.GIDs) }
+func RecordMap(rec *state.Record) userns.Map { return monitor.IDMap(rec) }
 
 // ServeOptions are how an image's ids show in a namespace with the map m: as
 // they are where they exist, and as root's where they do not.

@@ -47,7 +47,13 @@ func (p *Plan) etcFiles(net slirp.Config) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	files["hostname"] = c.Spec.Hostname + "\n"
+	name := c.Spec.Hostname
+	if name == "" { // the host's UTS namespace
+		if name, err = os.Hostname(); err != nil {
+			return nil, err
+		}
+	}
+	files["hostname"] = name + "\n"
 	return files, nil
 }
 

@@ -119,6 +119,9 @@ func (p *Plan) namespaceOf(ref, name string) (*os.File, error) {
 // itself, when it is where it stays: the root of one that clone3(2) makes is the
 // parent's cgroup.
 func (n *namespaces) cloneflags(c *spec.Container) uintptr {
+	if c.Chroot {
+		return 0
+	}
 	flags := uintptr(unix.CLONE_NEWNS)
 	for _, ns := range []struct {
 		mode spec.Mode

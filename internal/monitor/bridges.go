@@ -86,7 +86,7 @@ func (c *container) joinAll(joins []infra.Join) {
 func (c *container) infraOptions() infra.Options {
 	opt := infra.Options{
 		Root: c.StateRoot, Exe: c.exe, Keeper: c.holder.Another, NetNS: c.bridges.outer,
-		Outside: c.Outside, Map: IDMap(c.handle.UIDs, c.handle.GIDs).Key(),
+		Outside: c.Outside, Map: IDMap(&c.handle.Record).Key(),
 		Hello: infra.Hello{ID: c.handle.ID, Name: c.handle.Name},
 	}
 	for _, a := range c.Slirp.Resolvers {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/rootfs"
-	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/userns"
 )
@@ -112,7 +111,7 @@ func sweep(h *state.Handle, exe string) error {
 	}
 	h.Status, h.Finished, h.ExitCode = state.Exited, time.Now(), 128+int(unix.SIGKILL)
 	h.Error = "the container's monitor was killed"
-	if _, err := os.Lstat(writable(h.Dir())[0]); err == nil && h.Storage != string(stage.StorageFuse) {
+	if _, err := os.Lstat(writable(h.Dir())[0]); err == nil && parks(h.Storage) {
 		if err := inside(exe, h, kindPark, []string{h.Dir()}); err != nil {
 			return err // the next command tries again
 		}
@@ -189,7 +188,7 @@ const (
 // inside has the clean stage do something in a user namespace with the
 // container's ids.
 func inside(exe string, h *state.Handle, kind string, dirs []string) error {
-	_, err := askInside(exe, IDMap(h.UIDs, h.GIDs), kind, dirs)
+	_, err := askInside(exe, IDMap(&h.Record), kind, dirs)
 	return err
 }
 
@@ -225,9 +224,9 @@ func makeWritable(dir string) error {
 	})
 }
 
-// IDMap is an id map in the OCI spec's form as userns has it.
-func IDMap(uids, gids []specs.LinuxIDMapping) userns.Map {
-	return userns.Map{UIDs: ranges(uids), GIDs: ranges(gids)}
+// IDMap is the id map of a container.
+func IDMap(r *state.Record) userns.Map {
+	return userns.Map{UIDs: ranges(r.UIDs), GIDs: ranges(r.GIDs), Outer: r.NoUserNS}
 }
 
 func ranges(maps []specs.LinuxIDMapping) []userns.Range {

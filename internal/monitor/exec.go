@@ -41,8 +41,13 @@ func (c *container) enter(e stage.Exec, stdio [3]*os.File) (*visitor, error) {
 		return nil, errNotRunning
 	}
 	defer pidfd.Close()
-	flags, err := foreignNamespaces(init.PID)
-	if err != nil {
+	flags, to := 0, pidfd
+	if c.Chroot {
+		if to, err = c.rootDir(); err != nil {
+			return nil, err
+		}
+		defer to.Close()
+	} else if flags, err = foreignNamespaces(init.PID); err != nil {
 		return nil, err
 	}
 	cmd, conn, err := handoff.Command(c.exePath(), handoff.Exec)
@@ -63,11 +68,21 @@ func (c *container) enter(e stage.Exec, stdio [3]*os.File) (*visitor, error) {
 	// setns(2) takes the namespaces of the process that the pidfd is of, whatever
 	// has become of its pid.
 	req := stage.EnterRequest{Config: c.Init, Namespaces: flags &^ unix.CLONE_NEWPID, Exec: e}
-	if err := conn.Send(stage.KindEnter, req, pidfd); err != nil {
+	if err := conn.Send(stage.KindEnter, req, to); err != nil {
 		v.kill()
 		return nil, fmt.Errorf("exec: %w", err)
 	}
 	return v, nil
+}
+
+// rootDir opens the root of a container that is a directory and no more.
+func (c *container) rootDir() (*os.File, error) {
+	name := writable(c.handle.Dir())[0]
+	fd, err := unix.Open(name, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 func setStdio(cmd *exec.Cmd, stdio [3]*os.File) {

@@ -16,6 +16,7 @@ import (
 	"github.com/urun-dev/urun/internal/emulation"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
+	"github.com/urun-dev/urun/internal/orphans"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/internal/thrift"
@@ -140,7 +141,7 @@ func (c *container) start() error {
 		return err
 	}
 	if c.sharesPID() {
-		if err := adoptOrphans(); err != nil {
+		if err := orphans.Adopt(); err != nil {
 			return err
 		}
 	}

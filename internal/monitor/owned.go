@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
-	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/userns"
 )
@@ -41,7 +40,7 @@ func WritableIn(dir string) Serve {
 
 // repark parks what a killed command had put back.
 func repark(h *state.Handle, exe string) error {
-	if h.Storage != string(stage.StorageFuse) {
+	if parks(h.Storage) {
 		if err := inside(exe, h, kindPark, []string{h.Dir()}); err != nil {
 			return err
 		}

@@ -28,6 +28,8 @@ type Request struct {
 	Network  stage.Network `json:"network"`
 	Storage  stage.Storage `json:"storage,omitempty"`
 	Volatile bool          `json:"volatile,omitempty"`
+	Plain    bool          `json:"plain,omitempty"`
+	Chroot   bool          `json:"chroot,omitempty"`
 	// Emulates says that Init asks for the emulation of root.
 	Emulates bool         `json:"emulates,omitempty"`
 	Slirp    slirp.Config `json:"slirp"`

@@ -129,10 +129,15 @@ func (c *container) flushUnion() {
 	}
 }
 
-// parkStorage parks the writable layer of a container that has ended. A union's has
-// nothing but files of the user.
+// parks tells whether a writable layer is parked: a union's has nothing but files of the
+// user, and a copy is the whole image, whose files would all have to be changed.
+func parks(storage string) bool {
+	return storage != string(stage.StorageFuse) && storage != string(stage.StorageCopy)
+}
+
+// parkStorage parks the writable layer of a container that has ended.
 func parkStorage(dir, storage string) error {
-	if storage == string(stage.StorageFuse) {
+	if !parks(storage) {
 		return nil
 	}
 	return park(dir)
@@ -141,7 +146,7 @@ func parkStorage(dir, storage string) error {
 // unparkStorage makes the writable layer of a container that has been there
 // before what it was when it ended.
 func unparkStorage(dir, storage string) error {
-	if storage == string(stage.StorageFuse) {
+	if !parks(storage) {
 		return nil
 	}
 	return unpark(dir)

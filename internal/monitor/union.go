@@ -93,6 +93,8 @@ func mountFuse(opt fuseunion.MountOptions) (dev, mount *os.File, err error) {
 // will be needed.
 func (c *container) below() error {
 	switch {
+	case c.Plain:
+		return nil // init has it as plain files
 	case c.Storage == stage.StorageFuse:
 		return c.startUnion()
 	case c.Image != nil:

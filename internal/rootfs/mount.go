@@ -23,6 +23,9 @@ func Open(name string) (*Root, error) {
 	return &Root{dir: os.NewFile(uintptr(fd), name)}, nil
 }
 
+// At is the root directory that is open.
+func At(dir *os.File) *Root { return &Root{dir: dir} }
+
 // Close closes the root's file descriptor.
 func (r *Root) Close() error { return r.dir.Close() }
 

@@ -72,6 +72,7 @@ func imageSteps() []step {
 		(*builder).hostname,
 		(*builder).logDetails,
 		(*builder).assemble,
+		(*builder).bare,
 	}
 }
 
@@ -234,7 +235,7 @@ func (b *builder) choices() error {
 		words       []string // the first is the default
 	}{
 		{"--pull", b.opt.Pull, &b.c.Pull, []string{"missing", "always", "never", "newer"}},
-		{"--storage", b.opt.Storage, &b.c.Storage, []string{"auto", "overlay", "fuse"}},
+		{"--storage", b.opt.Storage, &b.c.Storage, []string{"auto", "overlay", "fuse", "copy"}},
 		{"--root-emulation", b.opt.RootEmulation, &b.c.RootEmulation, []string{"auto", "on", "off"}},
 		{"--cgroups", b.opt.Cgroups, (*string)(&b.c.Cgroups), []string{"", "try", "enforce", "disabled"}},
 		{"--log-level", b.opt.LogLevel, &b.c.LogLevel, []string{"", "debug", "info", "warn", "error"}},

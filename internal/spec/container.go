@@ -54,7 +54,11 @@ type Container struct {
 	Pull     string // "missing", "always", "never" or "newer"
 	Platform string // "os/arch[/variant]", empty for the machine's own
 	Rootfs   string // --rootfs, absolute
-	Storage  string // "auto", "overlay" or "fuse"
+	Storage  string // "auto", "overlay", "fuse" or "copy"
+	// Plain: nothing is served over FUSE, the image is had as plain files.
+	Plain bool `json:",omitempty"`
+	// Chroot: there are neither namespaces nor mounts, only a directory.
+	Chroot bool `json:",omitempty"`
 	// RootEmulation has the ids that are not mapped emulated: "" (no), "auto" (as far as
 	// it can be done) or "on".
 	RootEmulation string

@@ -6,6 +6,10 @@ type Rungs struct {
 	NoProc bool // no new /proc can be mounted: parts of the outer one are masked
 	NoSys  bool // no new /sys
 	NoTUN  bool // no TUN device
+	NoFuse bool // no FUSE mount
+
+	NoUserNS bool // root of the container is root of this job
+	NoMounts bool // and no mounts can be made either, nor other namespaces: all that is left is chroot(2)
 }
 
 // rungs takes the container down to what the machine allows, and says so: a
@@ -13,6 +17,15 @@ type Rungs struct {
 // by name is not replaced: it fails later, with a hint.
 func (b *builder) rungs() error {
 	r := b.facts.Rungs
+	if r.NoMounts {
+		return b.chroot()
+	}
+	if r.NoUserNS {
+		b.notice("no user namespace can be made here: root in the container is root of this job")
+	}
+	if err := b.plain(r); err != nil {
+		return err
+	}
 	if r.NoTUN && b.opt.Network == "" && len(b.opt.Publish) == 0 && !b.opt.PublishAll {
 		b.c.Network.Mode = "host"
 		b.notice("there is no /dev/net/tun here: the container shares this machine's network")
@@ -28,6 +41,16 @@ func (b *builder) rungs() error {
 	if r.NoSys && b.c.Network.mode() == Private {
 		b.notice("parts of the outer /sys are masked: the container shares it")
 	}
+	return nil
+}
+
+// plain has the image as plain files where FUSE cannot serve it. That is said by who does it.
+func (b *builder) plain(r Rungs) error {
+	if r.NoFuse && b.opt.Storage == "fuse" {
+		return hint("leave out --storage, or give the job /dev/fuse: --device /dev/fuse", "--storage fuse: no FUSE mount can be had here")
+	}
+	// What is only copied need not be served.
+	b.c.Plain = r.NoFuse || b.opt.Storage == "copy"
 	return nil
 }
 

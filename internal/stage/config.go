@@ -4,6 +4,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/urun-dev/urun/internal/seccomp"
+	"github.com/urun-dev/urun/internal/unpacked"
 	"github.com/urun-dev/urun/slirp"
 )
 
@@ -17,6 +18,14 @@ type Config struct {
 	LowerDir string `json:"lowerDir,omitempty"`
 	// Storage is how the writable layer is merged with what is below.
 	Storage Storage `json:"storage,omitempty"`
+	// Plain means that nothing is served over FUSE: the image is had as plain files, as
+	// Unpacked says (nil for a root directory).
+	Plain    bool            `json:"plain,omitempty"`
+	Unpacked *unpacked.Image `json:"unpacked,omitempty"`
+	// Outer means that there is no user namespace: this process has no more capabilities than the job around it.
+	Outer bool `json:"outer,omitempty"`
+	// Chroot means that there are neither namespaces nor mounts.
+	Chroot bool `json:"chroot,omitempty"`
 	// Volatile means that the writable layer need not outlive a loss of power:
 	// it is removed when the container ends.
 	Volatile bool `json:"volatile,omitempty"`
@@ -78,6 +87,8 @@ const (
 	StorageOverlay Storage = "overlay"
 	// StorageFuse is the read-write union of package fuseunion.
 	StorageFuse Storage = "fuse"
+	// StorageCopy is no merging: the container's files are a copy of the image's.
+	StorageCopy Storage = "copy"
 )
 
 // Ready is what init says when only the execution of the command is left.

@@ -35,7 +35,7 @@ type Exec struct {
 }
 
 // EnterRequest is what the exec stage gets to know. Its file is a pidfd of the
-// container's init.
+// container's init or, for a chroot, its root directory.
 type EnterRequest struct {
 	Config     json.RawMessage `json:"config"`     // Config, of the container
 	Namespaces int             `json:"namespaces"` // to join, by their CLONE_NEW* flags
@@ -80,7 +80,17 @@ func enter(parent *handoff.Conn) error {
 	if len(m.Files) != 1 {
 		return fmt.Errorf("exec: got %d files", len(m.Files))
 	}
-	if err := join(m.Files[0], req.Namespaces); err != nil {
+	if s.Outer {
+		if err := onlyPermitted(s.Spec.Process); err != nil {
+			return fmt.Errorf("exec: %w", err)
+		}
+	}
+	if s.Chroot {
+		err = s.visitRoot(rootfs.At(m.Files[0]), req.Exec)
+	} else {
+		err = join(m.Files[0], req.Namespaces)
+	}
+	if err != nil {
 		return err
 	}
 	m.Close()
@@ -96,11 +106,29 @@ func enter(parent *handoff.Conn) error {
 		return err
 	}
 	if req.Exec.TTY {
-		if err := s.visitorTerminal(req.Exec, p.Spec.User.UID); err != nil {
+		if s.slave == nil {
+			if s.master, s.slave, err = rootfs.Terminal(); err != nil {
+				return fmt.Errorf("exec: terminal: %w", err)
+			}
+		}
+		if err := s.giveTerminal(req.Exec, p.Spec.User.UID); err != nil {
 			return fmt.Errorf("exec: terminal: %w", err)
 		}
 	}
 	return p.Exec()
+}
+
+// visitRoot enters a container that is no more than a directory. Its terminal is one of the devpts around it.
+func (s *setup) visitRoot(root *rootfs.Root, e Exec) (err error) {
+	if e.TTY {
+		if s.master, s.slave, err = rootfs.Terminal(); err != nil {
+			return fmt.Errorf("exec: terminal: %w", err)
+		}
+	}
+	if err := root.Chroot(); err != nil {
+		return fmt.Errorf("exec: %w", err)
+	}
+	return nil
 }
 
 // join enters the namespaces of the process of a pidfd. With a mount namespace
@@ -251,13 +279,10 @@ func accountFile(name string) (io.Reader, error) {
 	return strings.NewReader(b.String()), nil
 }
 
-// visitorTerminal makes a terminal in the container's devpts, gives its master
-// to the monitor and takes the other end.
-func (s *setup) visitorTerminal(e Exec, uid uint32) error {
-	master, slave, err := rootfs.Terminal()
-	if err != nil {
-		return err
-	}
+// giveTerminal gives the master of the new terminal, which is one of the container's devpts where it has
+// one, to the monitor and takes the other end.
+func (s *setup) giveTerminal(e Exec, uid uint32) error {
+	master, slave := s.master, s.slave
 	defer master.Close()
 	if err := slave.Chown(int(uid), -1); err != nil {
 		return err

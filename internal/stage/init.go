@@ -43,7 +43,7 @@ type setup struct {
 	master    *os.File
 	slave     *os.File
 	root      *rootfs.Root
-	storage   Storage // overlay or fuse
+	storage   Storage // overlay, fuse or copy
 	notices   []string
 	// emulated says that the monitor emulates root.
 	emulated bool
@@ -66,7 +66,16 @@ func run(parent *handoff.Conn) (int, error) {
 	if n := len(s.joins) - 1; s.SharedShm && n >= 0 {
 		s.joins, s.shm = s.joins[:n], s.joins[n]
 	}
-	for _, st := range steps() {
+	todo := steps()
+	if s.Chroot {
+		todo = chrootSteps()
+	}
+	if s.Outer {
+		if err := onlyPermitted(s.Spec.Process); err != nil {
+			return 0, err
+		}
+	}
+	for _, st := range todo {
 		if err := st.run(s); err != nil {
 			return 0, fmt.Errorf("%s: %w", st.name, err)
 		}

@@ -223,6 +223,11 @@ func (s *setup) terminal() error {
 	if s.master, s.slave, err = s.root.Console(); err != nil {
 		return err
 	}
+	return s.terminalFor()
+}
+
+// terminalFor gives the new terminal to the container's user, with the size of the caller's.
+func (s *setup) terminalFor() error {
 	user := s.Spec.Process.User
 	if len(s.Emulation) > 0 {
 		user.UID = 0 // whoever the command shows itself as

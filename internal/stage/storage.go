@@ -13,15 +13,19 @@ import (
 
 // chooseStorage decides who merges the writable layer with what is below: what was
 // asked for, else the kernel if it will do it here, which takes less than a
-// millisecond to find out.
+// millisecond to find out, else urun's union, else nobody.
 func (s *setup) chooseStorage() error {
 	switch s.storage = s.Storage; s.storage {
-	case StorageOverlay, StorageFuse:
+	case StorageOverlay, StorageFuse, StorageCopy:
 		return nil
 	}
 	s.storage = StorageOverlay
 	// The kernel remembers no owner that does not exist.
 	if len(s.Emulation) == 0 && rootfs.ProbeOverlay() == nil {
+		return nil
+	}
+	if s.Plain {
+		s.storage = StorageCopy
 		return nil
 	}
 	if dev, err := openFuse(); err == nil {
@@ -31,8 +35,11 @@ func (s *setup) chooseStorage() error {
 	return nil // a layer in memory, or the error of the overlay, which says what is wrong
 }
 
-// lower mounts what is below the writable layer, or, with a union of our own, both.
+// lower mounts what is below the writable layer, or, with a union of our own or a copy, both.
 func (s *setup) lower() error {
+	if s.storage == StorageCopy {
+		return s.copied()
+	}
 	tree, err := s.tree()
 	if err != nil {
 		return err
@@ -57,6 +64,9 @@ func (s *setup) tree() (*os.File, error) {
 	}
 	if s.Storage == StorageFuse {
 		return nil, nil
+	}
+	if s.Unpacked != nil {
+		return s.unpacked()
 	}
 	m, err := s.parent.Expect(KindImage)
 	if err != nil {

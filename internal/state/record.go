@@ -60,7 +60,7 @@ type Record struct {
 	Init    Process `json:"init"`
 	Cgroup  string  `json:"cgroup,omitempty"`
 	// Storage is who merges the writable layer with what is below: "overlay", the
-	// kernel, or "fuse", urun's own server. Its layout depends on it.
+	// kernel, or "fuse", urun's own server; or "copy" where it is the whole image. Its layout depends on it.
 	Storage string `json:"storage,omitempty"`
 	// RootEmulation says that the monitor emulates the ids that are not there.
 	RootEmulation bool `json:"rootEmulation,omitempty"`
@@ -93,6 +93,10 @@ type Record struct {
 	// removes its files must be root of such a one.
 	UIDs []specs.LinuxIDMapping `json:"uidMappings"`
 	GIDs []specs.LinuxIDMapping `json:"gidMappings"`
+	// NoUserNS tells that it has no user namespace: its root is that of the job around it.
+	NoUserNS bool `json:"noUserNS,omitempty"`
+	// Chroot tells that it has no namespaces and no mounts at all.
+	Chroot bool `json:"chroot,omitempty"`
 
 	// Command is what the container runs. The whole OCI runtime spec is in the
 	// container's directory (SpecFile).

@@ -1,0 +1,68 @@
+package stage
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/rootfs"
+	"github.com/urun-dev/urun/internal/unpacked"
+)
+
+// A machine without FUSE cannot serve an image. What is done instead, with the kernel's overlayfs and without, is here.
+
+// unpacked gets the image's tree as plain files, which all containers share.
+func (s *setup) unpacked() (*os.File, error) {
+	left, err := s.Unpacked.Ensure()
+	if err != nil {
+		return nil, spaceHint(err)
+	}
+	s.noticePlain("there is no FUSE here: the image is unpacked in the store, once for all containers", left)
+	return rootfs.Source(rootfs.Plan{Source: s.Unpacked.Dir})
+}
+
+func (s *setup) noticePlain(sentence, left string) {
+	if left != "" {
+		sentence += "; " + left
+	}
+	s.notices = append(s.notices, sentence)
+}
+
+// copyDir is where the files of a container of storage "copy" are, in its directory.
+const copyDir = unpacked.OwnDir
+
+// copied makes the container's own copy of the image, unless it has it, and mounts it.
+func (s *setup) copied() error {
+	if err := s.ensureCopy(); err != nil {
+		return err
+	}
+	tree, err := rootfs.Source(rootfs.Plan{Source: copyDir})
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return rootfs.AttachAt(tree, rootfs.Merged)
+}
+
+// ensureCopy copies the image into the container's directory, which is the working directory.
+func (s *setup) ensureCopy() error {
+	made, left, err := unpacked.Own(".", s.Unpacked, s.LowerDir)
+	if err != nil {
+		return spaceHint(err)
+	}
+	switch {
+	case made && !s.Chroot: // else that is said already
+		s.noticePlain("there is neither FUSE nor a usable overlayfs here: the container is a copy of its image", left)
+	case left != "":
+		s.notices = append(s.notices, "the copy of the image: "+left)
+	}
+	return nil
+}
+
+func spaceHint(err error) error {
+	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		return err
+	}
+	return &hintError{err, "without FUSE an image takes its size again: urun system prune, --root DIR on a larger disk, or a job with /dev/fuse"}
+}
