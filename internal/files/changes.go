@@ -111,7 +111,7 @@ func changes(l Layers, merged *archive.Root) ([]Change, error) {
 		return nil, err
 	}
 	defer low.close()
-	d := &differ{low: low, merged: merged, storage: l.Storage, upper: filepath.Join(l.Dir, "upper"), own: ownPaths(l)}
+	d := &differ{low: low, merged: merged, storage: l.Storage, upper: filepath.Join(l.Dir, "upper"), own: ownPaths(l), chroot: l.Chroot}
 	if _, err := d.directory("/"); err != nil {
 		return nil, fmt.Errorf("compare with the image: %w", err)
 	}
@@ -136,6 +136,11 @@ func writeLayer(w io.Writer, l Layers, merged *archive.Root) error {
 // change of the container's.
 func ownPaths(l Layers) map[string]bool {
 	own := map[string]bool{"/dev": true, "/proc": true, "/sys": true}
+	if l.Chroot {
+		for _, name := range []string{"hosts", "hostname", "resolv.conf"} {
+			own["/etc/"+name] = true
+		}
+	}
 	for _, m := range l.Mounts {
 		own[path.Clean(m.Destination)] = true
 	}
@@ -150,6 +155,7 @@ type differ struct {
 	storage stage.Storage
 	upper   string
 	own     map[string]bool
+	chroot  bool // nothing is mounted on those: they are in the layer itself
 	found   []Change
 }
 
@@ -204,6 +210,9 @@ func (d *differ) entry(name string) (changed bool, err error) {
 			return false, nil
 		}
 		return false, &fs.PathError{Op: "lstat", Path: full, Err: err}
+	}
+	if d.chroot && d.own[name] {
+		return false, nil
 	}
 	old, err := d.low.stat(name)
 	existed := err == nil
