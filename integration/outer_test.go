@@ -82,7 +82,7 @@ func endsWithAll(t *testing.T) {
 	t.Helper()
 	const seconds = "98761"
 	// A shell gives what it puts into the background a /dev/null, which only real root can make as a device.
-	script := "[ -e /dev/null ] || : >/dev/null; (setsid sleep " + seconds + " &); exec sleep " + seconds
+	script := "[ -e /dev/null ] || : >/dev/null; (sleep " + seconds + " &); exec sleep " + seconds
 	name := harness.Urun(t, "run", "-d", "--without", "userns", harness.DemoImage, "sh", "-c", script).OK()
 	running := func(n int) func() bool {
 		return func() bool { return len(strings.Fields(sleepers(t, seconds))) == n }
