@@ -88,7 +88,7 @@ func (s *server) openDirectory(l Layers) error {
 	if err != nil {
 		return err
 	}
-	s.root, s.bare = archive.NewRoot(root), archive.NewRoot(bare)
+	s.root, s.bare = newRoot(root), newRoot(bare)
 	return nil
 }
 
