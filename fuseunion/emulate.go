@@ -13,7 +13,7 @@ import (
 type Emulation struct {
 	// Caller returns who a process shows itself as; ok is false for one that is just
 	// who the kernel says. The files that it makes are his.
-	Caller func(pid uint32) (uid, gid uint32, ok bool)
+	Caller func(pid uint32) (uid, gid uint32, ok bool) `json:"-"`
 }
 
 const (

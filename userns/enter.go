@@ -19,6 +19,8 @@ import (
 // to the runtime in any case.
 
 // enter is the program's entry point. It is not to be called.
+//
+//lint:ignore U1000 the linker's -E names it
 func enter()
 
 // becomeStage is the first argument that enter looks for.
