@@ -26,9 +26,9 @@ type LayerEntry struct {
 // directory without what is in it, and a whiteout for each that is deleted. A
 // directory must come before what is in it. What goes away meanwhile is left out.
 func (r *Root) WriteLayer(w io.Writer, entries []LayerEntry) error {
-	lw := &writer{tar: tar.NewWriter(w), opt: WriteOptions{Flat: true}, links: map[inode]string{}}
+	lw := &writer{root: r, tar: tar.NewWriter(w), opt: WriteOptions{Flat: true}, links: map[inode]string{}}
 	for _, e := range entries {
-		err := lw.layerEntry(r, e)
+		err := lw.layerEntry(e)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			return err
 		}
@@ -36,7 +36,7 @@ func (r *Root) WriteLayer(w io.Writer, entries []LayerEntry) error {
 	return lw.tar.Close()
 }
 
-func (w *writer) layerEntry(r *Root, e LayerEntry) error {
+func (w *writer) layerEntry(e LayerEntry) error {
 	called := strings.TrimPrefix(path.Clean("/"+e.Path), "/")
 	if called == "" {
 		return nil
@@ -47,7 +47,7 @@ func (w *writer) layerEntry(r *Root, e LayerEntry) error {
 			Name: dir + whiteoutPrefix + base, Typeflag: tar.TypeReg, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX,
 		})
 	}
-	parent, base, err := r.parent(e.Path)
+	parent, base, err := w.root.parent(e.Path)
 	if err != nil {
 		return err
 	}

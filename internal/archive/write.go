@@ -34,7 +34,7 @@ type WriteOptions struct {
 // Write writes what is at a path as a tar stream.
 func (r *Root) Write(w io.Writer, name string, opt WriteOptions) error {
 	aw := &writer{root: r, tar: tar.NewWriter(w), opt: opt, links: map[inode]string{}}
-	if err := aw.start(r, name); err != nil {
+	if err := aw.start(name); err != nil {
 		return err
 	}
 	return aw.tar.Close()
@@ -51,12 +51,12 @@ type writer struct {
 	buf   []byte
 }
 
-func (w *writer) start(r *Root, name string) error {
+func (w *writer) start(name string) error {
 	flags := unix.O_PATH
 	if !w.opt.Follow {
 		flags |= unix.O_NOFOLLOW
 	}
-	top, err := r.open(name, flags)
+	top, err := w.root.open(name, flags)
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (w *writer) start(r *Root, name string) error {
 	if err := unix.Fstat(int(top.Fd()), &st); err != nil {
 		return &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
-	if err := r.truth(top, &st); err != nil {
+	if err := w.root.truth(top, &st); err != nil {
 		return at(name, err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -84,9 +84,9 @@ func (w *writer) start(r *Root, name string) error {
 	// The entry is opened again by its directory and name: a link cannot be read
 	// otherwise, and a file not without /proc.
 	if w.opt.Follow {
-		return w.followed(r, name, &st)
+		return w.followed(name, &st)
 	}
-	parent, base, err := r.parent(name)
+	parent, base, err := w.root.parent(name)
 	if err != nil {
 		return err
 	}
@@ -95,11 +95,11 @@ func (w *writer) start(r *Root, name string) error {
 }
 
 // followed writes a file that a link led to.
-func (w *writer) followed(r *Root, name string, st *unix.Stat_t) error {
+func (w *writer) followed(name string, st *unix.Stat_t) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return w.special(st, w.opt.Name, "")
 	}
-	f, err := r.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
+	f, err := w.root.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return err
 	}
