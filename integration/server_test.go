@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,11 +30,18 @@ func onlyServer(t *testing.T) (pid int) {
 	return pid
 }
 
-// lingering gives the test a holder of its own that lingers.
+// lingering gives the test a holder of its own that lingers, and containers that use an image server, which those with
+// emulated ids do not.
 func lingering(t *testing.T) {
 	t.Helper()
 	ownHolder(t)
 	t.Setenv("URUN_LINGER", "1m")
+	config := t.TempDir()
+	if err := os.Mkdir(filepath.Join(config, "urun"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(config, "urun", "config.toml"), "storage = \"overlay\"\n")
+	t.Setenv("XDG_CONFIG_HOME", config)
 }
 
 func TestContainersOfOneImageShareItsServer(t *testing.T) {
