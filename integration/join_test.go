@@ -33,6 +33,16 @@ func launchRank(t *testing.T, files []*os.File, args ...string) *process {
 	return p
 }
 
+// gone tells whether it has ended, and does not wait for it.
+func (p *process) gone(t *testing.T) bool {
+	t.Helper()
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, p.Process.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	return info.Signo != 0
+}
+
 // ends waits for its end and returns what it has printed.
 func (p *process) ends(t *testing.T, status int) string {
 	t.Helper()
@@ -110,10 +120,15 @@ func TestRanksStayWhenAnyOfThemIsKilled(t *testing.T) {
 		return strings.HasPrefix(out, "ranks-")
 	})
 	third := launchRank(t, nil, harness.RunArgs("--join", "--bind", filepath.Dir(gate), "--", "sh", "-c", "exec sleep 1000")...)
-	f, err := os.OpenFile(gate, os.O_WRONLY, 0) // waits for the second to read
-	if err != nil {
-		t.Fatal(err)
-	}
+	var f *os.File
+	harness.Eventually(t, 30*time.Second, "the second rank reads", func() (ok bool) {
+		if second.gone(t) {
+			t.Fatalf("the second rank has ended: %s", second.ends(t, -1))
+		}
+		var err error
+		f, err = os.OpenFile(gate, os.O_WRONLY|unix.O_NONBLOCK, 0) // ENXIO: nobody reads
+		return err == nil
+	})
 	if err := third.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
