@@ -4,8 +4,8 @@
 set -eu
 cd "$(dirname "$0")/../.."
 go=${GO:-go}
-plan=integration/host/tests.txt images=debian
-[ -z "${ALL-}" ] || plan=integration/host/all.txt images=debian,tools,nine
+plan=integration/host/tests.txt images=debian users=alice,bob,carol
+[ -z "${ALL-}" ] || plan=integration/host/all.txt images=debian,tools,nine users=$users,root
 export CGO_ENABLED=0
 "$go" build -buildvcs=false -trimpath -o bin/runtests ./integration/runtests
 "$go" build -buildvcs=false -trimpath -o bin/host ./integration/host
@@ -20,4 +20,4 @@ for name in CI URUN_KILLS URUN_SEED URUN_TEST_VERBOSE; do
 done
 bin/host -kernel "${KERNEL:-6.1}" -disk "$dir" -timeout "${URUN_HOST_TIMEOUT:-90m}" run \
 	env URUN_TEST_SLOW=10 URUN_VIRTUAL_HOST=1 "$@" /urun/bin/runtests -prepared /urun -plan "/urun/src/$plan" \
-	-users alice,bob,carol,root ${RUN:+-run "$RUN"} </dev/null
+	-users $users ${RUN:+-run "$RUN"} </dev/null
