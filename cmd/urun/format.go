@@ -99,12 +99,8 @@ func templateError(err error) error {
 	if !errors.As(err, &exec) && !strings.HasPrefix(text, "template: ") {
 		return err // of the output
 	}
-	text = templatePlace.ReplaceAllString(text, "")
-	text = templateType.ReplaceAllString(text, "")
+	// Compiled here: no command but one with a wrong template needs them.
+	text = regexp.MustCompile(`^template: format:[0-9:]+ (executing "format" at )?`).ReplaceAllString(text, "")
+	text = regexp.MustCompile(` in type \S+$`).ReplaceAllString(text, "")
 	return &hintError{fmt.Errorf("--format: %s", text), "--format takes a Go template: --format '{{json .}}' shows what there is"}
 }
-
-var (
-	templatePlace = regexp.MustCompile(`^template: format:[0-9:]+ (executing "format" at )?`)
-	templateType  = regexp.MustCompile(` in type \S+$`)
-)
