@@ -69,14 +69,26 @@ func registry(t *testing.T) string {
 // push copies an OCI layout to the registry with skopeo and returns the reference.
 func push(t *testing.T, layout, addr, name string, flags ...string) string {
 	t.Helper()
-	harness.Need(t, "skopeo", "skopeo")
 	ref := addr + "/" + name + ":latest"
-	args := append([]string{"--insecure-policy", "copy", "-q", "--dest-tls-verify=false"}, flags...)
-	cmd := exec.Command("skopeo", append(args, "oci:"+layout+":latest", "docker://"+ref)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("skopeo copy: %v: %s", err, out)
-	}
+	args := append([]string{"copy", "-q", "--dest-tls-verify=false"}, flags...)
+	skopeo(t, append(args, "oci:"+layout+":latest", "docker://"+ref)...)
 	return ref
+}
+
+// skopeo runs it without the machine's credentials and gives what it prints. Where there is no XDG_RUNTIME_DIR it looks
+// in /run/containers, which root's podman may have made for itself alone.
+func skopeo(t *testing.T, args ...string) string {
+	t.Helper()
+	harness.Need(t, "skopeo", "skopeo")
+	cmd := exec.Command("skopeo", append([]string{"--insecure-policy"}, args...)...)
+	cmd.Env = append(os.Environ(), "REGISTRY_AUTH_FILE="+filepath.Join(t.TempDir(), "auth.json"))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("skopeo %s: %v: %s", strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
 }
 
 // prepared gives a file or directory that the driver made for all, named in the environment.
@@ -108,7 +120,7 @@ func TestDebianImageFromARegistry(t *testing.T) {
 	harness.Urun(t, "run", "--rm", ref, "dpkg", "--verify").Says("")
 	harness.Urun(t, "run", "--rm", ref, "sh", "-c", "stat -c %a:%U:%G /usr/bin/passwd /etc/shadow /tmp").Has("4755:root:", "640:", "1777:root:root")
 	// By digest; and a tag that is not there.
-	digest := strings.TrimSpace(string(mustOutput(t, "skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", "docker://"+ref)))
+	digest := strings.TrimSpace(skopeo(t, "inspect", "--tls-verify=false", "--format", "{{.Digest}}", "docker://"+ref))
 	harness.Urun(t, "run", "--rm", strings.TrimSuffix(ref, ":latest")+"@"+digest, "true").OK()
 	if r := harness.Urun(t, "pull", strings.TrimSuffix(ref, "latest")+"nosuchtag"); r.Code == 0 || !strings.Contains(r.Stderr, "nosuchtag") {
 		t.Errorf("%s", r)
@@ -133,9 +145,7 @@ func TestImageSources(t *testing.T) {
 	dir := t.TempDir()
 	archive := func(transport string) string {
 		file := filepath.Join(dir, transport)
-		if out, err := exec.Command("skopeo", "--insecure-policy", "copy", "-q", "oci:"+layout+":latest", transport+":"+file+":demo:latest").CombinedOutput(); err != nil {
-			t.Fatalf("skopeo: %v: %s", err, out)
-		}
+		skopeo(t, "copy", "-q", "oci:"+layout+":latest", transport+":"+file+":demo:latest")
 		return transport + ":" + file
 	}
 	for name, ref := range map[string]string{
