@@ -62,6 +62,9 @@ func (q *Query) limit() int {
 	return udpSize(q.msg, q.end)
 }
 
+// fit cuts a reply down to what the asker takes.
+func (q *Query) fit(reply []byte) []byte { return truncate(reply, len(q.wire()), q.limit()) }
+
 // wire is the question as it is in the message.
 func (q *Query) wire() []byte { return q.msg[headerSize:q.end] }
 

@@ -32,6 +32,11 @@ func upstream(t testing.TB, servers ...netip.AddrPort) *Upstream {
 	return u
 }
 
+func servers(r *resolvers) []netip.AddrPort {
+	list, _ := r.list()
+	return list
+}
+
 // ask asks for the address of a name.
 func ask(t testing.TB, names Names, u *Upstream, name string, typ uint16) *dns.Msg {
 	t.Helper()
@@ -70,8 +75,8 @@ func TestASilentServerIsAskedLastUntilItIsBack(t *testing.T) {
 		t.Errorf("the first question took %v", d)
 	}
 	start = time.Now()
-	for range 20 {
-		ask(t, noNames, u, "b.example.", dns.TypeA)
+	for i := range 20 {
+		ask(t, noNames, u, fmt.Sprintf("b%d.example.", i), dns.TypeA)
 	}
 	if d := time.Since(start); d > hedgeAfter {
 		t.Errorf("20 questions past a silent server took %v", d)
@@ -82,8 +87,8 @@ func TestASilentServerIsAskedLastUntilItIsBack(t *testing.T) {
 		s.retry = time.Time{}
 		s.mu.Unlock()
 	}
-	for end := time.Now().Add(10 * time.Second); ; {
-		if got := ask(t, noNames, u, "c.example.", dns.TypeA); strings.Contains(got.String(), "192.0.2.1") {
+	for i, end := 0, time.Now().Add(10*time.Second); ; i++ {
+		if got := ask(t, noNames, u, fmt.Sprintf("c%d.example.", i), dns.TypeA); strings.Contains(got.String(), "192.0.2.1") {
 			break
 		}
 		if time.Now().After(end) {
@@ -179,10 +184,10 @@ func TestSocketsAreClosed(t *testing.T) {
 	u := NewUpstream(Config{Servers: []netip.AddrPort{dnstest.Serve(t, address("192.0.2.1", &n)), dnstest.Deaf(t)}})
 	before := descriptors(t)
 	done := make(chan bool)
-	for range 8 {
+	for i := range 8 {
 		go func() {
-			for range 200 {
-				ask(t, noNames, u, "x.example.", dns.TypeA)
+			for j := range 200 {
+				ask(t, noNames, u, fmt.Sprintf("x%d-%d.example.", i, j), dns.TypeA)
 			}
 			done <- true
 		}()
@@ -223,11 +228,11 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 	}
 	write("# comment\nsearch a b\nnameserver 127.0.0.53\nnameserver fe80::1%lo\noptions edns0\n")
 	r := &resolvers{path: path}
-	if got := fmt.Sprint(r.list()); got != "[127.0.0.53:53 [fe80::1%lo]:53]" {
+	if got := fmt.Sprint(servers(r)); got != "[127.0.0.53:53 [fe80::1%lo]:53]" {
 		t.Errorf("got %s", got)
 	}
 	write("nameserver 192.0.2.53\n")
-	for end := time.Now().Add(10 * time.Second); fmt.Sprint(r.list()) != "[192.0.2.53:53]"; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); fmt.Sprint(servers(r)) != "[192.0.2.53:53]"; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the new resolver is not asked")
 		}
@@ -236,10 +241,10 @@ func TestResolvConfIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.checked = time.Time{}
-	if got := fmt.Sprint(r.list()); got != "[192.0.2.53:53]" {
+	if got := fmt.Sprint(servers(r)); got != "[192.0.2.53:53]" {
 		t.Errorf("without the file: %s", got)
 	}
-	if got := fmt.Sprint((&resolvers{path: path}).list()); got != "[127.0.0.1:53]" {
+	if got := fmt.Sprint(servers(&resolvers{path: path})); got != "[127.0.0.1:53]" {
 		t.Errorf("with no file at all: %s", got)
 	}
 }
@@ -271,10 +276,10 @@ func TestSocketsWatchedBySomebodyElse(t *testing.T) {
 	u := NewUpstream(Config{Servers: []netip.AddrPort{dnstest.Deaf(t), dnstest.Serve(t, address("192.0.2.1", &n))}, Watcher: polls{}})
 	ask(t, noNames, u, "a.example.", dns.TypeA) // the first server is silent: later ones go to the other at once
 	var wg sync.WaitGroup
-	for range 8 {
+	for i := range 8 {
 		wg.Go(func() {
-			for range 100 {
-				if m := ask(t, noNames, u, "x.example.", dns.TypeA); len(m.Answer) != 1 {
+			for j := range 100 {
+				if m := ask(t, noNames, u, fmt.Sprintf("x%d-%d.example.", i, j), dns.TypeA); len(m.Answer) != 1 {
 					t.Errorf("%v", m)
 				}
 			}

@@ -18,6 +18,9 @@
 // A query that goes as nearly all do, one server asked that answers, has neither a goroutine nor a timer of its own. Where the
 // program has an event loop, it can watch the sockets (Watcher); else a goroutine waits for each.
 //
+// An answer whose records live for a second or longer is given again to the same question for a second (cache.go), and not after resolv.conf has
+// changed.
+//
 // # Bounds
 //
 // An Upstream has a limit of queries at once. Over it, queries are dropped and come again, as datagrams do; names

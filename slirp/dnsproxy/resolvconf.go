@@ -20,21 +20,22 @@ type resolvers struct {
 	mtime   time.Time
 	size    int64
 	servers []netip.AddrPort
+	version uint64 // counts the times that they changed
 }
 
 // resolvCheck: the file is looked at no more often than this.
 const resolvCheck = time.Second
 
-// list gives the servers in order. A file that cannot be read keeps the servers of the last one that could.
-func (r *resolvers) list() []netip.AddrPort {
+// list gives the servers in order, and a number that changes with them. A file that cannot be read keeps the servers of the last one that could.
+func (r *resolvers) list() (servers []netip.AddrPort, version uint64) {
 	if len(r.fixed) > 0 {
-		return r.fixed
+		return r.fixed, 0
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	if r.servers != nil && now.Sub(r.checked) < resolvCheck {
-		return r.servers
+		return r.servers, r.version
 	}
 	r.checked = now
 	// Stat follows the links by which resolvconf and systemd-resolved swap the file.
@@ -44,13 +45,14 @@ func (r *resolvers) list() []netip.AddrPort {
 		if b, err = os.ReadFile(r.path); err == nil {
 			r.mtime, r.size = st.ModTime(), st.Size()
 			r.servers = parseResolvers(b)
+			r.version++
 		}
 	}
 	if len(r.servers) == 0 {
 		// resolv.conf(5): with no nameserver entries, the one on the local machine.
 		r.servers = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 53)}
 	}
-	return r.servers
+	return r.servers, r.version
 }
 
 // parseResolvers reads the nameserver lines of resolv.conf(5), three at most as glibc does.

@@ -2,12 +2,9 @@ package dnsproxy
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -53,6 +50,7 @@ type Upstream struct {
 	slots   chan struct{}
 	bufs    sync.Pool // of *[dns.MaxMsgSize]byte
 	waiting waiting
+	cache   cache
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -121,140 +119,16 @@ func (u *Upstream) start(f func()) bool {
 
 // Resolve asks the resolvers and gives the reply, which says "server failure" if none of them did better.
 func (u *Upstream) Resolve(ctx context.Context, q *Query) []byte {
+	_, version := u.conf.list()
+	if kept := u.cache.get(q, version); kept != nil {
+		return q.fit(kept)
+	}
 	reply, err := u.exchange(ctx, q)
 	if err != nil {
 		return q.Refuse(dns.RcodeServerFailure)
 	}
-	return truncate(reply, len(q.wire()), q.limit())
-}
-
-// Start is Resolve without waiting: done gets the reply, once, on whatever goroutine has it.
-func (u *Upstream) Start(q *Query, done func(reply []byte)) {
-	s := u.first()
-	if s == nil {
-		u.slowly(q, done)
-		return
-	}
-	w := &quick{u: u, q: q, done: done, sent: time.Now()}
-	// Nothing looks at the ticket before it is there: the answer is held back by the lock.
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	u.waiting.add(w)
-	t, err := s.send(q, w.take)
-	if err != nil {
-		u.waiting.remove(w)
-		u.slowly(q, done)
-		return
-	}
-	w.ticket = t
-}
-
-// quick is a query as nearly all of them go: one server is asked and answers. No goroutine waits for that, and no timer of its own.
-type quick struct {
-	u    *Upstream
-	q    *Query
-	done func([]byte)
-	sent time.Time
-
-	before, after *quick // in waiting, guarded by its lock
-
-	mu     sync.Mutex // before that of waiting and of a port
-	ticket *ticket
-}
-
-func (w *quick) take(a answer) {
-	w.u.waiting.remove(w)
-	if a.err != nil || a.msg[2]&2 != 0 || !settles(a.msg) {
-		w.u.slowly(w.q, w.done)
-		return
-	}
-	w.done(truncate(a.msg, len(w.q.wire()), w.q.limit()))
-}
-
-// late gives up on the server and asks another.
-func (w *quick) late() {
-	w.mu.Lock()
-	t := w.ticket
-	w.mu.Unlock()
-	if t != nil && t.cancel() {
-		t.port.server.silentSince(time.Now())
-		w.u.slowly(w.q, w.done)
-	}
-}
-
-// waiting are the quick queries without an answer, oldest first, and one timer for all of them.
-type waiting struct {
-	mu           sync.Mutex
-	oldest, last *quick
-	timer        *time.Timer
-	armed, ended bool
-}
-
-func (l *waiting) add(w *quick) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if w.before = l.last; l.last != nil {
-		l.last.after = w
-	} else {
-		l.oldest = w
-	}
-	l.last = w
-	if !l.armed && !l.ended {
-		l.armed = true
-		l.timer = time.AfterFunc(hedgeAfter, l.expire)
-	}
-}
-
-func (l *waiting) remove(w *quick) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.unlink(w)
-}
-
-// unlink may be called again; l.mu is held.
-func (l *waiting) unlink(w *quick) {
-	if w.before == nil && l.oldest != w {
-		return
-	}
-	if w.before != nil {
-		w.before.after = w.after
-	} else {
-		l.oldest = w.after
-	}
-	if w.after != nil {
-		w.after.before = w.before
-	} else {
-		l.last = w.before
-	}
-	w.before, w.after = nil, nil
-}
-
-// expire is the timer's: it ends the wait of those that have waited long enough, and sets the timer for the next.
-func (l *waiting) expire() {
-	var late []*quick
-	l.mu.Lock()
-	now := time.Now()
-	for l.oldest != nil && now.Sub(l.oldest.sent) >= hedgeAfter {
-		late = append(late, l.oldest)
-		l.unlink(l.oldest)
-	}
-	l.armed = l.oldest != nil && !l.ended
-	if l.armed {
-		l.timer.Reset(l.oldest.sent.Add(hedgeAfter).Sub(now))
-	}
-	l.mu.Unlock()
-	for _, w := range late {
-		w.late()
-	}
-}
-
-func (l *waiting) stop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ended = true
-	if l.timer != nil {
-		l.timer.Stop()
-	}
+	u.cache.put(q, reply, version)
+	return q.fit(reply)
 }
 
 // slowly goes through all that may be tried.
@@ -264,18 +138,18 @@ func (u *Upstream) slowly(q *Query, done func([]byte)) {
 	}
 }
 
-// first is the server to ask, if the first one is healthy and no other wants a probe.
-func (u *Upstream) first() *server {
+// first is the server to ask, if the first one is healthy and no other wants a probe, and the version of the list it is from.
+func (u *Upstream) first() (*server, uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	addrs := u.conf.list()
+	addrs, version := u.conf.list()
 	if len(u.servers) != len(addrs) {
-		return nil // servers come or go
+		return nil, version // servers come or go
 	}
 	if s := u.servers[addrs[0]]; s != nil && !s.bad.Load() {
-		return s
+		return s, version
 	}
-	return nil
+	return nil, version
 }
 
 // order gives the servers as they are to be asked: suspect ones last. probe is a suspect one that is to be asked
@@ -283,7 +157,7 @@ func (u *Upstream) first() *server {
 func (u *Upstream) order() (list []*server, probe *server) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	addrs := u.conf.list()
+	addrs, _ := u.conf.list()
 	now := time.Now()
 	var suspect []*server
 	for _, a := range addrs {
@@ -452,56 +326,4 @@ func (x *exchange) end() {
 	for _, t := range x.asked {
 		t.cancel()
 	}
-}
-
-// tcpTimeout bounds a question over TCP.
-const tcpTimeout = 2 * time.Second
-
-var errStrange = errors.New("answer to another question")
-
-// askTCP sends one query over a connection of its own.
-func askTCP(ctx context.Context, server netip.AddrPort, q *Query) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, tcpTimeout)
-	defer cancel()
-	dialer := net.Dialer{KeepAlive: -1}
-	conn, err := dialer.DialContext(ctx, "tcp", server.String())
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	id := randomID()
-	out := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(q.msg)), uint16(len(q.msg)))
-	out = append(binary.BigEndian.AppendUint16(out, id), q.msg[2:]...)
-	if _, err := conn.Write(out); err != nil {
-		return nil, err
-	}
-	in, err := ReadTCP(conn)
-	if err != nil {
-		return nil, err
-	}
-	if !answers(in, q.wire()) || binary.BigEndian.Uint16(in) != id {
-		return nil, errStrange
-	}
-	copy(in, q.msg[:2])
-	return in, nil
-}
-
-// ReadTCP reads one message with its length before it (RFC 1035, 4.2.2).
-func ReadTCP(r io.Reader) ([]byte, error) {
-	var length [2]byte
-	if _, err := io.ReadFull(r, length[:]); err != nil {
-		return nil, err
-	}
-	msg := make([]byte, binary.BigEndian.Uint16(length[:]))
-	_, err := io.ReadFull(r, msg)
-	return msg, err
-}
-
-// WriteTCP writes one message with its length before it.
-func WriteTCP(w io.Writer, msg []byte) error {
-	out := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(msg)), uint16(len(msg)))
-	_, err := w.Write(append(out, msg...))
-	return err
 }
