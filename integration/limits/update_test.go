@@ -1,9 +1,11 @@
 package limits
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/urun-dev/urun/integration/harness"
@@ -57,6 +59,38 @@ func TestUpdateChangesEveryLimit(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Each changes another limit; none is to be lost, in the configuration or in the kernel.
+func TestUpdatesAtOnceAreAllKept(t *testing.T) {
+	name := fmt.Sprintf("limits-created-%d", os.Getpid())
+	t.Cleanup(func() { harness.Urun(t, "rm", "-f", name).OK() })
+	harness.Urun(t, "create", "--name", name, harness.DemoImage, "true").OK()
+	t.Run("stopped", func(t *testing.T) { updateAtOnce(t, name) })
+	t.Run("running", func(t *testing.T) {
+		needs(t, "memory", "cpu", "pids")
+		name := detach(t, nil, "sleep 1000")
+		updateAtOnce(t, name)
+		for file, want := range map[string]string{"memory.max": "104857600", "memory.low": "33554432", "memory.high": "67108864", "pids.max": "42", "cpu.max": "50000 100000"} {
+			if got := payload(t, cgroup(t, name), file); got != want {
+				t.Errorf("%s: %s, want %s", file, got, want)
+			}
+		}
+	})
+}
+
+func updateAtOnce(t *testing.T, name string) {
+	t.Helper()
+	var all sync.WaitGroup
+	for _, flags := range [][]string{{"--memory", "100m"}, {"--memory-reservation", "32m"}, {"--memory-high", "64m"}, {"--pids-limit", "42"}, {"--cpus", "0.5"}, {"--cpu-shares", "512"}} {
+		all.Go(func() {
+			if r := harness.Urun(t, append(append([]string{"update"}, flags...), name)...); r.Code != 0 {
+				t.Error(r)
+			}
+		})
+	}
+	all.Wait()
+	harness.Urun(t, "inspect", "-f", "{{with .HostConfig}}{{.Memory}} {{.MemoryReservation}} {{.PidsLimit}} {{.NanoCpus}} {{.CpuShares}}{{end}}", name).Says("104857600 33554432 42 500000000 512")
 }
 
 func TestLimitsThatNoMachineHasAreRefusedBeforeTheStart(t *testing.T) {

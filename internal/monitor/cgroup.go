@@ -3,6 +3,8 @@ package monitor
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 
 	"github.com/urun-dev/urun/cgdelegate"
 )
@@ -69,6 +71,28 @@ func (c *container) leaveCgroup() error {
 	}
 	c.lookForOOM()
 	return removeCgroup(c.handle.Cgroup)
+}
+
+// errEnding is the error of what comes too late.
+var errEnding = errors.New("the container is ending")
+
+// update changes limits of the container that runs, and then those of its configuration, by which it is started again. It is not done by
+// the goroutine that owns the container: the kernel reclaims memory before it takes a limit.
+func (c *container) update(req UpdateRequest) error {
+	// One at a time: what the configuration says last is to be what the kernel has.
+	c.updating.Lock()
+	defer c.updating.Unlock()
+	if c.handle.Cgroup == "" {
+		return errors.New("it has no cgroup of its own")
+	}
+	scope := cgdelegate.Open(c.handle.Cgroup)
+	if err := scope.Apply(req.Limits); err != nil {
+		if _, statErr := os.Stat(scope.PayloadPath()); errors.Is(statErr, fs.ErrNotExist) {
+			return errEnding
+		}
+		return err
+	}
+	return c.handle.ChangeResources(req.Resources)
 }
 
 // removeCgroup ends what is left in the cgroup of a container, and removes it.

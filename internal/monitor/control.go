@@ -16,7 +16,7 @@ import (
 
 // A monitor's control socket takes requests of later commands of the same
 // user. The first message of a connection says what is wanted: to attach to the
-// output, to execute a command, to send a signal, to rename the container; or,
+// output, to execute a command, to send a signal, to rename the container, to change its limits; or,
 // handoff.KindSpawn, to start another stage in this one's user namespace, where a
 // container must live that shares namespaces with this one, and where its files are read.
 
@@ -101,6 +101,16 @@ func (c *container) answer(conn *handoff.Conn, m *handoff.Message) error {
 			return err
 		}
 		if err := c.ask(rename); err != nil {
+			return err
+		}
+	case KindUpdate:
+		var req UpdateRequest
+		if err := m.Decode(&req); err != nil {
+			return err
+		}
+		if err := c.update(req); errors.Is(err, errEnding) {
+			return nil // no answer: who asks finds it ended
+		} else if err != nil {
 			return err
 		}
 	case KindConnect:

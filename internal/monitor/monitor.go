@@ -85,6 +85,7 @@ type container struct {
 	mounts              string   // the mount namespace of a container of ranks
 	spawned             sync.Map // pids of children that are not the container's
 	oomKills            uint64   // in the cgroup before this run
+	updating            sync.Mutex
 	supervising         sync.Mutex
 	supervisor          *emulation.Supervisor // of emulated ids; guarded by supervising
 }

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/urun-dev/urun/cgdelegate"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/jsonlog"
@@ -111,6 +114,12 @@ type RenameRequest struct {
 	Name string `json:"name"`
 }
 
+// UpdateRequest asks for other limits, in the cgroup's terms and in those of the container's configuration.
+type UpdateRequest struct {
+	Limits    cgdelegate.Limits     `json:"limits"`
+	Resources *specs.LinuxResources `json:"resources"`
+}
+
 // Image is a merged tree with the files of its layers.
 type Image = holder.Image
 
@@ -183,6 +192,7 @@ const (
 	KindExec   = "exec"
 	KindRank   = "rank" // file: a pidfd of the process that is to be a rank
 	KindRename = "rename"
+	KindUpdate = "update"
 	// state.Endpoint; the network's name.
 	KindConnect    = "connect"
 	KindDisconnect = "disconnect"
