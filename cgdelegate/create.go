@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Options for Create.
@@ -133,14 +131,25 @@ func createScope(ctx context.Context, h hierarchy, m *manager, o Options) (*Scop
 }
 
 // createInSubtree makes the scope's directory in home.
-func createInSubtree(h hierarchy, home string, o Options) (*Scope, error) {
+func createInSubtree(h hierarchy, home string, o Options) (s *Scope, err error) {
 	want := o.Limits.Controllers()
 	if err := h.missingController(home, want); err != nil {
 		return nil, err
 	}
-	if err := shareOut(home, want); err != nil {
-		return nil, err
+	// Whoever removes the last scope of home takes back what was shared out there (settle), perhaps
+	// just before ours was made; once ours has controllers the kernel refuses that.
+	for range 10 {
+		if err := shareOut(home, want); err != nil {
+			return nil, err
+		}
+		if s, err = makeInSubtree(h, home, o); err == nil || sharesOut(home, want) {
+			break
+		}
 	}
+	return s, err
+}
+
+func makeInSubtree(h hierarchy, home string, o Options) (*Scope, error) {
 	s := &Scope{dir: filepath.Join(home, o.Name), h: h}
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
@@ -149,44 +158,6 @@ func createInSubtree(h hierarchy, home string, o Options) (*Scope, error) {
 		return nil, errors.Join(err, s.Remove())
 	}
 	return s, nil
-}
-
-// leafOfOthers holds what lived in a delegated subtree before controllers had to be
-// shared out there.
-const leafOfOthers = "urun.others"
-
-// shareOut enables controllers for the children of dir. If processes are in the way
-// ("no internal processes") they move to a leaf of the same subtree, which keeps
-// them under all of its limits.
-func shareOut(dir string, controllers []string) error {
-	err := enable(dir, controllers)
-	if !errors.Is(err, unix.EBUSY) {
-		return err
-	}
-	leaf := filepath.Join(dir, leafOfOthers)
-	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return fmt.Errorf("make cgroup: %w", err)
-	}
-	// A process may fork while it is moved: repeat until none is left.
-	for range 10 {
-		words, err := readWords(filepath.Join(dir, "cgroup.procs"))
-		if err != nil {
-			return fmt.Errorf("read the processes of %s: %w", dir, err)
-		}
-		for _, w := range words {
-			err := writeFile(filepath.Join(leaf, "cgroup.procs"), w)
-			if err != nil && !errors.Is(err, unix.ESRCH) {
-				return &UnavailableError{
-					Cause: Occupied, Err: fmt.Errorf("cgroup %s holds process %s, which cannot be moved: %w", dir, w, err),
-					Cure: "move the processes of " + dir + " to a leaf cgroup first",
-				}
-			}
-		}
-		if err = enable(dir, controllers); !errors.Is(err, unix.EBUSY) {
-			return err
-		}
-	}
-	return &UnavailableError{Cause: Occupied, Err: fmt.Errorf("cgroup %s does not run empty", dir), Cure: "move its processes to a leaf cgroup first"}
 }
 
 // enable writes to cgroup.subtree_control what is not in it yet.
@@ -245,6 +216,9 @@ func (s *Scope) populate(o Options) error {
 		if err := os.Mkdir(filepath.Join(s.dir, leaf), 0o755); err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
+	}
+	if err := s.noteOrigin(o.PIDs); err != nil {
+		return err
 	}
 	for _, pid := range o.PIDs {
 		procs := filepath.Join(s.dir, supervisorLeaf, "cgroup.procs")

@@ -12,7 +12,8 @@
 //
 // Where no systemd answers, the cgroup that this process lives in may be writable
 // already: a step of a batch system, a container with a cgroup namespace. Then a
-// directory is made in it. Where neither is so, there is no cgroup, and [Create]
+// directory is made in it. What lives there moves to a leaf "urun.others" as long as there are scopes with
+// controllers, and back with the last of them. Where neither is so, there is no cgroup, and [Create]
 // says why with an [UnavailableError].
 //
 // # Layout

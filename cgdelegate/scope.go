@@ -212,7 +212,11 @@ func (s *Scope) WaitEmpty(ctx context.Context) error { return s.awaitEvent(ctx, 
 func (s *Scope) awaitEvent(ctx context.Context, line string) error {
 	ctx, cancel := limitTime(ctx)
 	defer cancel()
-	path := s.file("cgroup.events")
+	return awaitLine(ctx, s.file("cgroup.events"), line)
+}
+
+// awaitLine waits for a line of a cgroup's file of events.
+func awaitLine(ctx context.Context, path, line string) error {
 	err := watchFile(ctx, path, func(text string) bool {
 		for l := range strings.Lines(text) {
 			if strings.TrimSpace(l) == line {
@@ -230,7 +234,8 @@ func (s *Scope) awaitEvent(ctx context.Context, line string) error {
 // Remove removes the leaves and, if it can, the scope. The payload must be empty
 // (EBUSY otherwise). A systemd scope with a living supervisor stays and ends with
 // it. Without systemd the processes of the supervisor leaf, such as the
-// caller, are moved back to where the scope was made. What is gone is no error.
+// caller, are moved back to where they came from; with the last scope of a subtree so are those
+// that Create moved out of the way. What is gone is no error.
 func (s *Scope) Remove() error {
 	if err := removeTree(s.PayloadPath()); err != nil {
 		return err
@@ -245,40 +250,8 @@ func (s *Scope) Remove() error {
 	if err := s.sendHome(); err != nil {
 		return err
 	}
-	return removeTree(s.dir)
-}
-
-// sendHome moves all processes to the cgroup that the scope was made in; if that
-// shares out controllers, to a leaf beside the scope, which may be the supervisor of another.
-func (s *Scope) sendHome() error {
-	pids, err := processes(s.dir)
-	if err != nil {
+	if err := removeTree(s.dir); err != nil {
 		return err
 	}
-	for _, pid := range pids {
-		if err := sendTo(filepath.Dir(s.dir), strconv.Itoa(pid)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func sendTo(parent, pid string) error {
-	var err error
-	for _, leaf := range []string{"", leafOfOthers, supervisorLeaf} {
-		err = writeFile(filepath.Join(parent, leaf, "cgroup.procs"), pid)
-		if err == nil || errors.Is(err, unix.ESRCH) {
-			return nil
-		}
-	}
-	if errors.Is(err, fs.ErrNotExist) { // it came from elsewhere, and no leaf is there yet
-		leaf := filepath.Join(parent, leafOfOthers)
-		if err = os.Mkdir(leaf, 0o755); err == nil || errors.Is(err, fs.ErrExist) {
-			err = writeFile(filepath.Join(leaf, "cgroup.procs"), pid)
-		}
-	}
-	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("move process %s back to cgroup %s: %w", pid, parent, err)
-	}
-	return nil
+	return settle(filepath.Dir(s.dir))
 }

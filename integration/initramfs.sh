@@ -73,7 +73,20 @@ cat >"$root/test.sh" <<-'TEST'
 	urun run -d --name det --memory 50m localhost/bb:1 sleep 100 >/dev/null
 	kill -9 "$(urun inspect -f '{{.Monitor.PID}}' det)"
 	check "a killed monitor's container is swept" "$(urun ps -a --format '{{.Names}} {{.State}}')" "det exited"
-	check "no cgroup is left" "$(cd /sys/fs/cgroup/job && ls -d urun-* 2>/dev/null)" ""
+	cd /sys/fs/cgroup/job
+	check "no cgroup is left" "$(ls -d urun* 2>/dev/null)" ""
+	check "the job is back in its own cgroup" "$(cat /proc/self/cgroup)" 0::/job
+	check "the job's cgroup shares nothing out" "$(cat cgroup.subtree_control)" ""
+	urun run -d --name one --memory 50m localhost/bb:1 sleep 100 >/dev/null
+	urun run --rm --memory 50m localhost/bb:1 id >/dev/null
+	check "a container that runs keeps its limit" "$(cat "$(urun inspect -f '{{.Cgroup}}' one)/payload/memory.max")" 52428800
+	check "and the job out of the way" "$(cat /proc/self/cgroup)" 0::/job/urun.others
+	urun rm -f one >/dev/null
+	check "no cgroup is left of two" "$(ls -d urun* 2>/dev/null)" ""
+	for i in 1 2 3 4 5 6; do (urun run --rm --memory 50m localhost/bb:1 id -u || echo failed) >>/tmp/many & done
+	wait
+	check "six at once" "$(cat /tmp/many | tr '\n' ' ')" "0 0 0 0 0 0 "
+	check "no cgroup is left of six" "$(ls -d urun* 2>/dev/null)" ""
 	echo "urun-status=$failed"
 TEST
 
@@ -102,7 +115,7 @@ cat >"$root/init" <<-'INIT'
 INIT
 chmod +x "$root/init"
 (cd "$root" && find . | busybox cpio -o -H newc 2>/dev/null | gzip -1) >"$root.cpio"
-timeout 300 qemu-system-x86_64 -M q35,smm=off,hpet=off,vmport=off -accel tcg,thread=multi -cpu max -m 768 -smp 2 \
+timeout "${URUN_HOST_TIMEOUT:-300}" qemu-system-x86_64 -M q35,smm=off,hpet=off,vmport=off -accel tcg,thread=multi -cpu max -m 768 -smp 2 \
 	-display none -no-reboot -nic none -monitor none -serial stdio \
 	-kernel "$cache/vmlinuz" -initrd "$root.cpio" \
 	-append "console=ttyS0 quiet mitigations=off nokaslr tsc=reliable no_timer_check panic=-1" \
