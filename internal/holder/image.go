@@ -52,8 +52,8 @@ type Link struct {
 }
 
 // answerTime bounds the wait for the holder's answer, which takes as long as an
-// image server takes to start.
-const answerTime = 30 * time.Second
+// image server takes to start: seconds on a machine that is busy with many starts, and more in emulation.
+const answerTime = 2 * time.Minute
 
 // NewLink returns the channel that came with this process.
 func NewLink() (*Link, error) {
@@ -76,6 +76,9 @@ func (l *Link) ask(kind string, body any, want int) ([]*os.File, error) {
 	m, err := l.conn.Recv()
 	if errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: %w", handoff.ErrNobody, err)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fmt.Errorf("the holder does not answer within %v", answerTime)
 	}
 	if err != nil {
 		return nil, err
