@@ -41,14 +41,22 @@ func TestCPULimitIsKept(t *testing.T) {
 	needs(t, "cpu")
 	scope := cgroup(t, detach(t, []string{"--cpus", "0.5"}, "while :; do :; done"))
 	harness.Eventually(t, patience, "it is throttled", func() bool { return field(t, scope, "cpu.stat", "nr_throttled") > 2 })
-	start, before := time.Now(), field(t, scope, "cpu.stat", "usage_usec")
-	time.Sleep(10 * time.Second) // the time over which the limit is proved
-	used, took := field(t, scope, "cpu.stat", "usage_usec")-before, time.Since(start)
-	share := float64(used) / float64(took.Microseconds())
-	t.Logf("%.3f CPUs under a limit of 0.5", share)
-	if share < 0.45 || share > 0.55 {
-		t.Errorf("not within 0.05")
+	// What else the machine does, or the one outside that emulates it, takes from a container; nothing gives it more. So the
+	// limit has to hold each time, and what it promises has to be there once.
+	for range 3 {
+		before, start := field(t, scope, "cpu.stat", "usage_usec"), time.Now()
+		time.Sleep(10 * time.Second) // the time over which the limit is proved
+		took, after := time.Since(start), field(t, scope, "cpu.stat", "usage_usec")
+		share := float64(after-before) / float64(took.Microseconds())
+		t.Logf("%.3f CPUs under a limit of 0.5", share)
+		if share > 0.55 {
+			t.Fatal("it is exceeded")
+		}
+		if share >= 0.45 {
+			return
+		}
 	}
+	t.Error("the container never got what it may have")
 }
 
 func TestAKilledMonitorLeavesNeitherProcessNorScope(t *testing.T) {
