@@ -79,10 +79,9 @@ func (w *worker) giveFile(n *notification, fd int, uid, gid uint32) answer {
 	if !w.union || st.Dev != w.unionDev {
 		return answer{} // nobody here remembers it
 	}
-	if err := remember(fd, fuseunion.Owner{UID: uid, GID: gid}); err != nil {
-		return result(err)
-	}
-	return answer{}
+	err = remember(fd, fuseunion.Owner{UID: uid, GID: gid})
+	w.owners.forget(st.Ino)
+	return result(err)
 }
 
 // remember tells the union of a file's owner.

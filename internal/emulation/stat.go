@@ -1,6 +1,8 @@
 package emulation
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
@@ -38,7 +40,7 @@ func (w *worker) showPlace(n *notification, p place, to uint64, flags int) answe
 		return pass()
 	}
 	if w.remembered(&st) {
-		o, err := w.ownerAt(p, flags)
+		o, err := w.ownerAt(p, flags, st.Ino, st.Ctim)
 		if err != nil {
 			return pass()
 		}
@@ -65,7 +67,7 @@ func (w *worker) statx(n *notification) answer {
 	}
 	dev := unix.Mkdev(st.Dev_major, st.Dev_minor)
 	if w.remembered(&unix.Stat_t{Dev: dev, Blksize: int64(st.Blksize)}) {
-		o, err := w.ownerAt(p, flags)
+		o, err := w.ownerAt(p, flags, st.Ino, unix.Timespec{Sec: st.Ctime.Sec, Nsec: int64(st.Ctime.Nsec)})
 		if err != nil {
 			return pass()
 		}
@@ -79,14 +81,24 @@ func (w *worker) statx(n *notification) answer {
 	return result(w.write(n, n.args[4], bytesOf(&st)))
 }
 
-// ownerAt asks the union who owns a file.
-func (w *worker) ownerAt(p place, flags int) (fuseunion.Owner, error) {
+// ownerAt returns who owns a file of which stat(2) has just been asked.
+func (w *worker) ownerAt(p place, flags int, ino uint64, changed unix.Timespec) (fuseunion.Owner, error) {
+	if o, ok := w.owners.get(ino, changed); ok {
+		return o, nil
+	}
+	now := time.Now()
 	fd, err := p.open(flags)
 	if err != nil {
 		return fuseunion.Owner{}, err
 	}
 	defer unix.Close(fd)
-	return owner(ownFile(fd))
+	o, err := owner(ownFile(fd))
+	var st unix.Stat_t
+	if err == nil && unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH) == nil && st.Ino == ino && st.Ctim == changed {
+		// It is the same file, and has been for as long.
+		w.owners.put(ino, changed, o, now)
+	}
+	return o, err
 }
 
 // mine shows a file that nobody remembers the owner of, in a volume say, as that of

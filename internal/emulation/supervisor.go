@@ -12,10 +12,6 @@ import (
 	"github.com/urun-dev/urun/internal/seccomp"
 )
 
-// workers answer the calls of one listener. An answer may have to wait for a file
-// system that a process of the container serves, which may have to be answered first.
-const workers = 4
-
 // Supervisor answers the calls of a container's processes.
 type Supervisor struct {
 	proc     *os.File // /proc, as this process sees it
@@ -23,6 +19,7 @@ type Supervisor struct {
 	table    identities
 	union    bool
 	unionDev uint64
+	owners   owners
 }
 
 type handler func(*worker, *notification) answer
@@ -57,17 +54,20 @@ func (s *Supervisor) Serve(listener *os.File) {
 	// The process and its supervisor take turns: let them do so on one CPU (Linux 6.6;
 	// without it, it only takes longer).
 	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SECCOMP_IOCTL_NOTIF_SET_FLAGS, unix.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+	l := newListener(fd)
 	left := make(chan struct{})
 	for range workers {
 		go func() {
 			defer func() { left <- struct{}{} }()
-			s.work(fd)
+			s.work(l)
 		}()
 	}
+	go l.watch()
 	go func() {
 		for range workers {
 			<-left
 		}
+		close(l.busy)
 		listener.Close()
 	}()
 }
@@ -77,8 +77,8 @@ func (s *Supervisor) Serve(listener *os.File) {
 // process mean what they mean to it, and its own files have relative ones.
 type worker struct {
 	*Supervisor
-	listener int
-	root     struct{ dev, ino uint64 }
+	*listener
+	root struct{ dev, ino uint64 }
 }
 
 // notification is struct seccomp_notif.
@@ -117,32 +117,31 @@ func result(err error) answer {
 	return answer{errno: -int32(unix.EIO)}
 }
 
-func (s *Supervisor) work(listener int) {
+func (s *Supervisor) work(l *listener) {
 	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	w := &worker{Supervisor: s, listener: listener}
+	w := &worker{Supervisor: s, listener: l}
 	if unix.Unshare(unix.CLONE_FS) != nil || unix.Fchdir(int(s.proc.Fd())) != nil {
 		return // the other workers can not either: calls get ENOSYS when the listener closes
 	}
 	for {
-		poll := []unix.PollFd{{Fd: int32(listener), Events: unix.POLLIN}}
-		if _, err := unix.Poll(poll, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return
-		}
-		if poll[0].Revents&unix.POLLIN == 0 {
-			if poll[0].Revents != 0 {
-				return // POLLHUP: nobody is left
+		<-l.lead
+		for leads := true; leads; {
+			var n notification
+			got, err := l.receive(&n)
+			if err != nil {
+				l.lead <- struct{}{} // that the others see it too
+				return
 			}
-			continue
+			if !got {
+				continue
+			}
+			turn := l.begin()
+			a := w.answer(&n)
+			a.id = n.id
+			// It may be gone, and nobody waits for the answer.
+			_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(l.fd), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a)))
+			leads = l.finish(turn)
 		}
-		var n notification
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_RECV, uintptr(unsafe.Pointer(&n)))
-		if errno != 0 {
-			continue // the process died, or another worker was faster
-		}
-		a := w.answer(&n)
-		a.id = n.id
-		// It may be gone, and nobody waits for the answer.
-		_, _, _ = unix.RawSyscall(unix.SYS_IOCTL, uintptr(listener), unix.SECCOMP_IOCTL_NOTIF_SEND, uintptr(unsafe.Pointer(&a)))
 	}
 }
 
@@ -157,6 +156,6 @@ func (w *worker) answer(n *notification) answer {
 // waits tells whether the process still waits for this answer: if not, its pid may
 // be another's by now.
 func (w *worker) waits(n *notification) bool {
-	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(w.listener), unix.SECCOMP_IOCTL_NOTIF_ID_VALID, uintptr(unsafe.Pointer(&n.id)))
+	_, _, errno := unix.RawSyscall(unix.SYS_IOCTL, uintptr(w.fd), unix.SECCOMP_IOCTL_NOTIF_ID_VALID, uintptr(unsafe.Pointer(&n.id)))
 	return errno == 0
 }
