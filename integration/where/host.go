@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // forced are the rungs that an ordinary machine is not found to stand on, by the flags that put a container there, and who can.
@@ -26,10 +24,10 @@ var forced = []struct {
 }
 
 // hostRows runs the job on this machine itself.
-func hostRows(work, image, binary, script, users string, verbose bool) (rows []row, err error) {
-	names := strings.Split(users, ",")
+func (w *finder) hostRows() error {
+	names := strings.Split(w.users, ",")
 	if len(names) != 2 {
-		return nil, fmt.Errorf("-users %s: want two names", users)
+		return fmt.Errorf("-users %s: want two names", w.users)
 	}
 	people := []struct{ name, words string }{{names[0], "user with subordinate ids"}, {names[1], "user without"}, {"root", "root"}}
 	for _, f := range forced {
@@ -41,21 +39,17 @@ func hostRows(work, image, binary, script, users string, verbose bool) (rows []r
 			if f.words != "" {
 				words += ", " + f.words + " (`" + f.flags + "`)"
 			}
-			r := row{Words: words, Who: p.words, Flags: f.flags}
-			if err := r.onHost(work, image, binary, script, p.name); err != nil {
-				return nil, fmt.Errorf("%s, %s: %w", r.Words, r.Who, err)
+			onHost := func(r *row) error { return w.onHost(r, p.name) }
+			if err := w.row(row{Words: words, Who: p.words, Flags: f.flags, user: p.name}, onHost); err != nil {
+				return err
 			}
-			if err := say(r, verbose); err != nil {
-				return nil, err
-			}
-			rows = append(rows, r)
 		}
 	}
-	return rows, nil
+	return nil
 }
 
 // onHost runs the job as a user of this machine, with a home of its own.
-func (r *row) onHost(work, image, binary, script, name string) (err error) {
+func (w *finder) onHost(r *row, name string) (err error) {
 	who, err := user.Lookup(name)
 	if err != nil {
 		return fmt.Errorf("%w: make one with: useradd --create-home %s", err, name)
@@ -68,7 +62,7 @@ func (r *row) onHost(work, image, binary, script, name string) (err error) {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(work, "host-")
+	dir, err := os.MkdirTemp(w.work, "host-")
 	if err != nil {
 		return err
 	}
@@ -76,19 +70,8 @@ func (r *row) onHost(work, image, binary, script, name string) (err error) {
 		return err
 	}
 	// In a mount namespace of its own urun is where the job looks for it. Root of the job is root of the machine.
-	cmd := exec.Command("unshare", "--mount", "sh", "-ec",
-		`mkdir -p "$1/bin"; cp "$2" "$1/bin/urun"; cp -a "$3" "$1/image"; chmod -R a+rX "$1/image" "$1/bin"; exec setpriv --reuid "$4" --regid "$5" --clear-groups `+
+	return r.job(exec.Command("unshare", "--mount", "sh", "-ec",
+		ownCgroups+`mkdir -p "$1/bin"; cp "$2" "$1/bin/urun"; cp -a "$3" "$1/image"; chmod -R a+rX "$1/image" "$1/bin"; exec setpriv --reuid "$4" --regid "$5" --clear-groups `+
 			`env -i USER="$6" PATH="$1/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" JOB_HOME="$1/home" JOB_RUN="$1/run" JOB_IMAGE="$1/image" JOB_FLAGS="$7" TMPDIR="$1" "$8"`,
-		"sh", dir, binary, image, who.Uid, who.Gid, name, r.Flags, script)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, stderr.String())
-	}
-	if err := r.read(string(out)); err != nil {
-		return fmt.Errorf("%w: %s", err, stderr.String())
-	}
-	return nil
+		"sh", dir, w.binary, w.image, who.Uid, who.Gid, name, r.Flags, w.script))
 }

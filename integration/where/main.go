@@ -1,7 +1,7 @@
 // Where finds out where urun runs: it makes containers as docker makes them, with some of their protections lifted, runs urun
 // and Debian's podman in each as several users, and writes the table of docs/where-it-runs.md.
 //
-//	where [-out FILE] [-users NAME,NAME] [-v]
+//	where [-out FILE] [-users NAME,NAME] [-only REGEXP] [-v]
 //
 // Of each job it tries run, exec, run -d and rm, and on this machine itself also each rung that an ordinary machine is not
 // found to stand on, by --without. It needs root, Debian's crun, podman and mmdebstrap, and two users with homes, of whom the
@@ -18,22 +18,42 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
 func main() {
 	out := flag.String("out", "docs/where-it-runs.md", "`file` whose table is rewritten")
 	users := flag.String("users", "urun-test,urun-test1", "users of this machine, the first `with,without` subordinate ids")
+	only := flag.String("only", "", "only rows whose job and user `match`, without writing the table")
 	verbose := flag.Bool("v", false, "show what was said in each cell")
 	flag.Parse()
-	if err := where(*out, *users, *verbose); err != nil {
+	w := finder{out: *out, users: *users, verbose: *verbose}
+	var err error
+	if w.only, err = regexp.Compile(*only); err == nil {
+		err = w.find()
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "where: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func where(out, users string, verbose bool) (err error) {
+// finder is one run of the program.
+type finder struct {
+	out, users string
+	only       *regexp.Regexp
+	verbose    bool
+	work       string // a directory with what follows
+	image      string
+	binary     string
+	script     string
+	rows       []row
+}
+
+func (w *finder) find() (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("it needs root, to make containers as docker's daemon does")
 	}
@@ -41,47 +61,63 @@ func where(out, users string, verbose bool) (err error) {
 	if err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp("", "urun-where-")
-	if err != nil {
+	if w.work, err = os.MkdirTemp("", "urun-where-"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	if err := os.Chmod(work, 0o755); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(w.work)) }()
+	if err := w.prepare(); err != nil {
 		return err
 	}
-	image := filepath.Join(work, "image")
-	if err := run("bin/demoimage", image); err != nil {
+	if err := w.hostRows(); err != nil {
 		return err
 	}
-	binary, err := filepath.Abs("bin/urun")
-	if err != nil {
-		return err
-	}
-	script := filepath.Join(work, "job.sh")
-	if err := os.WriteFile(script, []byte(job), 0o755); err != nil {
-		return err
-	}
-	var rows []row
 	for _, f := range fixtures() {
 		for _, who := range people() {
-			c := cell{fixture: f, who: who, work: work, rootfs: rootfs, binds: map[string]string{
-				"/usr/local/bin/urun": binary, "/image": image, "/job.sh": script,
+			c := cell{fixture: f, who: who, work: w.work, rootfs: rootfs, binds: map[string]string{
+				"/usr/local/bin/urun": w.binary, "/image": w.image, "/job.sh": w.script,
 			}}
-			r, err := c.examine()
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", f.name, who.words, err)
-			}
-			if err := say(r, verbose); err != nil {
+			if err := w.row(row{Words: f.words, Who: who.words, user: who.userName}, c.examine); err != nil {
 				return err
 			}
-			rows = append(rows, r)
 		}
 	}
-	here, err := hostRows(work, image, binary, script, users, verbose)
-	if err != nil {
+	if w.only.String() == "" {
+		return report(w.out, w.rows)
+	}
+	for _, r := range w.rows {
+		if _, err := r.doctor(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare makes what each job gets.
+func (w *finder) prepare() error {
+	if err := os.Chmod(w.work, 0o755); err != nil {
 		return err
 	}
-	return report(out, append(here, rows...))
+	w.image, w.script = filepath.Join(w.work, "image"), filepath.Join(w.work, "job.sh")
+	if err := run("bin/demoimage", w.image); err != nil {
+		return err
+	}
+	w.binary = filepath.Join(w.work, "urun") // which nobody builds anew meanwhile
+	if err := run("cp", "bin/urun", w.binary); err != nil {
+		return err
+	}
+	return os.WriteFile(w.script, []byte(job), 0o755)
+}
+
+// row adds a row, if it is wanted.
+func (w *finder) row(r row, examine func(*row) error) error {
+	if !w.only.MatchString(r.Words + ", " + r.Who) {
+		return nil
+	}
+	if err := examine(&r); err != nil {
+		return fmt.Errorf("%s, %s: %w", r.Words, r.Who, err)
+	}
+	w.rows = append(w.rows, r)
+	return say(r, w.verbose)
 }
 
 // say shows how a row came out.
@@ -101,19 +137,19 @@ func say(r row, verbose bool) error {
 const job = `#!/bin/bash
 # Each attempt: exit status, what it printed, and its complaints.
 attempt() { # NAME COMMAND...
-	local name=$1 out status
+	local name=$1 out status err=$HOME/complaints
 	shift
-	out=$(timeout 60 "$@" 2>/tmp/err </dev/null)
+	out=$(timeout 300 "$@" 2>"$err" </dev/null)
 	status=$?
-	printf '%s\t%s\t%s\t%s\n' "$name" "$status" "$(printf %s "$out" | base64 -w0)" "$(grep -v -e '^pulling' -e '^layer' /tmp/err | base64 -w0)"
+	printf '%s\t%s\t%s\t%s\n' "$name" "$status" "$(printf %s "$out" | base64 -w0)" "$(grep -v -e '^pulling' -e '^layer' "$err" | base64 -w0)"
 }
 export HOME=${JOB_HOME:-/home/$USER} XDG_RUNTIME_DIR=${JOB_RUN:-/tmp/run-$USER} URUN_LINGER=0s
 mkdir -p -m 700 "$HOME" "$XDG_RUNTIME_DIR"
-image=oci:${JOB_IMAGE:-/image}:latest
+export image=oci:${JOB_IMAGE:-/image}:latest
 attempt run urun run --rm $JOB_FLAGS $image sh -c 'echo works as $(id -u)'
-attempt detached bash -c "urun run -d --name job $JOB_FLAGS $image sh -c 'echo up; exec sleep 100' >/dev/null && "'until urun logs job | grep -q up; do sleep .1; done; echo works'
+attempt detached bash -ec 'urun run -d --name job $JOB_FLAGS $image sh -c "echo up; exec sleep 1000" >/dev/null; until urun logs job | grep -q up; do sleep .1; done; echo works'
 attempt exec urun exec job sh -c 'echo works as $(id -u)'
-attempt rm bash -c 'urun rm -f job >/dev/null && [ -z "$(urun ps -aq)" ] && echo works'
+attempt rm bash -ec '[ -n "$(urun ps -q)" ]; urun rm -f job >/dev/null; [ -z "$(urun ps -aq)" ]; echo works'
 attempt doctor urun doctor --json
 [ -z "$JOB_FLAGS" ] || exit 0
 attempt podman podman run --rm $image sh -c 'echo works as $(id -u)'
@@ -135,6 +171,7 @@ type attempt struct {
 
 type row struct {
 	Words, Who, Flags       string
+	user                    string
 	Run, Detached, Exec, Rm attempt
 	Doctor, Podman          attempt
 }
@@ -162,29 +199,35 @@ func (r *row) read(out string) error {
 	return nil
 }
 
-func (c cell) examine() (r row, err error) {
+// ownCgroups mounts a cgroup2 of its own where the job looks for one: crun 1.8, podman's too, refuses hybrid cgroups.
+const ownCgroups = "mount -t cgroup2 none /sys/fs/cgroup; "
+
+func (c cell) examine(r *row) error {
 	dir, err := os.MkdirTemp(c.work, "bundle-")
 	if err != nil {
-		return r, err
+		return err
 	}
 	if err := c.fixture.bundle(dir, c.rootfs, c.who, c.binds, "/job.sh"); err != nil {
-		return r, err
+		return err
 	}
-	// crun 1.8 refuses hybrid cgroups: it sees a cgroup2 of its own, in a mount namespace of its own.
 	id := fmt.Sprintf("urun-where-%d", time.Now().UnixNano())
-	cmd := exec.Command("unshare", "--mount", "sh", "-ec",
-		`mount -t cgroup2 none /sys/fs/cgroup; exec crun --root "$1" --cgroup-manager=disabled run --bundle "$2" "$3"`, "sh", filepath.Join(c.work, "crun"), dir, id)
+	return r.job(exec.Command("unshare", "--mount", "sh", "-ec",
+		ownCgroups+`exec crun --root "$1" --cgroup-manager=disabled run --bundle "$2" "$3"`, "sh", filepath.Join(c.work, "crun"), dir, id))
+}
+
+// job runs the command that runs the job, and reads what it said.
+func (r *row) job(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	if err == nil {
+		err = r.read(string(out))
+	}
 	if err != nil {
-		return r, fmt.Errorf("crun: %w: %s", err, stderr.String())
+		return fmt.Errorf("%w: %s", err, stderr.String())
 	}
-	r = row{Words: c.fixture.words, Who: c.who.words}
-	if err := r.read(string(out)); err != nil {
-		return r, fmt.Errorf("%w: %s", err, stderr.String())
-	}
-	return r, nil
+	return nil
 }
 
 // tree is a Debian root directory with what the job needs, made once.

@@ -60,10 +60,13 @@ func (a attempt) verdict() string {
 // logPrefix is that of podman's log lines, another one each time.
 var logPrefix = regexp.MustCompile(`^time="[^"]*" level=[a-z]+ `)
 
+// digest is that of the demo image, another one for each version.
+var digest = regexp.MustCompile(` with blob "sha256:[0-9a-f]+"`)
+
 func shorten(s string) string {
-	s = logPrefix.ReplaceAllString(s, "")
+	s = digest.ReplaceAllString(logPrefix.ReplaceAllString(s, ""), "")
 	s = strings.Join(strings.Fields(s), " ")
-	const most = 160
+	const most = 240
 	if len(s) > most {
 		return s[:most] + "..."
 	}
@@ -144,15 +147,15 @@ func (r row) rung(s *said) string {
 	return strings.Join(parts, ", ")
 }
 
-// cure is what doctor says of the first thing that is not as it should be.
-func (s *said) cure() string {
+// cure is what doctor says to a user of the first thing that is not as it should be.
+func (s *said) cure(user string) string {
 	for _, f := range s.Findings {
 		switch f.Check {
 		case "ping", "ports", "limits", "linger", "open files":
 			continue // no container is worse for it at its start
 		}
 		if f.Status != "ok" && f.Cure+f.Admin != "" {
-			return f.Check + ": " + strings.Trim(f.Cure+"; "+f.Admin, "; ")
+			return strings.ReplaceAll(f.Check+": "+strings.Trim(f.Cure+"; "+f.Admin, "; ")+" ", " "+user+" ", " USER ")
 		}
 	}
 	return "-"
@@ -188,7 +191,7 @@ func report(file string, rows []row) error {
 		}
 		cells := []string{
 			r.Words, r.Who, r.rung(s), escape(r.Run.verdict()), escape(r.after(r.Detached)), escape(r.after(r.Exec)),
-			escape(r.after(r.Rm)), escape(s.cure()), escape(theirs),
+			escape(r.after(r.Rm)), escape(s.cure(r.user)), escape(theirs),
 		}
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
