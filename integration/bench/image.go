@@ -19,6 +19,9 @@ import (
 	"time"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/urun-dev/urun/integration/artifact"
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 const (
@@ -35,7 +38,7 @@ func cachedImage(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	suite, sources, err := debianSource()
+	suite, sources, err := artifact.DebianSource()
 	if err != nil {
 		return "", err
 	}
@@ -82,39 +85,13 @@ func cacheDir() (string, error) {
 	return dir, nil
 }
 
-// debianSource finds the release and the file with its mirrors, as apt of this machine has them.
-func debianSource() (suite, sources string, err error) {
-	release, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", "", err
-	}
-	for line := range strings.Lines(string(release)) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {
-			suite = v
-		}
-	}
-	for _, sources := range []string{"/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"} {
-		data, err := os.ReadFile(sources)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return "", "", err
-		}
-		if suite != "" && bytes.Contains(data, []byte(suite)) {
-			return suite, sources, nil
-		}
-	}
-	return "", "", fmt.Errorf("apt's sources do not name a mirror of Debian %q", suite)
-}
-
 func makeImage(ctx context.Context, work, suite, sources string) (err error) {
 	tar, layout, store := filepath.Join(work, "root.tar"), filepath.Join(work, "layout"), filepath.Join(work, "registry")
 	for _, args := range [][]string{
 		{"mmdebstrap", "--quiet", "--variant=minbase", "--include=" + packages, suite, tar, sources},
 		{"go", "run", "./integration/tarimage", "-layers", layers, tar, layout},
 	} {
-		if err := command(args[0], args[1:]...); err != nil {
+		if err := benchkit.Command(args[0], args[1:]...); err != nil {
 			return err
 		}
 	}
@@ -126,7 +103,7 @@ func makeImage(ctx context.Context, work, suite, sources string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, reg.stop()) }()
-	return command("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "oci:"+layout+":latest", "docker://"+reg.addr+"/"+imageName)
+	return benchkit.Command("skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", "oci:"+layout+":latest", "docker://"+reg.addr+"/"+imageName)
 }
 
 // registry is a docker-registry on loopback, without TLS.

@@ -12,12 +12,6 @@ import (
 	"time"
 )
 
-// The part of the document about containers that run for long is a run of its own: make bench-life.
-const (
-	lifeBegin = "<!-- made by `make bench-life`: begin -->\n"
-	lifeEnd   = "<!-- made by `make bench-life`: end -->\n"
-)
-
 // engine is urun or podman with a store that has the image.
 type engine struct {
 	name string

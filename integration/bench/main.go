@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 func main() {
@@ -56,15 +58,15 @@ func mainMain(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	text, begin, end := render(res), beginMark, endMark
+	text, target := render(res), "bench"
 	if *life {
-		text, begin, end = renderLife(res), lifeBegin, lifeEnd
+		text, target = renderLife(res), "bench-life"
 	}
 	fmt.Print(text)
 	if *out == "" {
 		return nil
 	}
-	return rewrite(*out, text, begin, end)
+	return benchkit.Rewrite(*out, target, text)
 }
 
 // setup is what the measuring process is told, as JSON on its standard input.
@@ -102,7 +104,7 @@ func bench(ctx context.Context, urun, name string, quick, life bool) (res *resul
 	}
 	undo.add(func() error { return os.RemoveAll(dir) })
 	su := setup{Dir: filepath.Join(dir, "user"), UID: who.uid, GID: who.gid, Quick: quick, Life: life, Image: reg.addr + "/" + imageName, Urun: filepath.Join(dir, "urun")}
-	if err := errors.Join(os.Chmod(dir, 0o755), copyProgram(urun, su.Urun), copyProgram("/proc/self/exe", filepath.Join(dir, "bench"))); err != nil {
+	if err := errors.Join(os.Chmod(dir, 0o755), benchkit.CopyProgram(urun, su.Urun), benchkit.CopyProgram("/proc/self/exe", filepath.Join(dir, "bench"))); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(os.Mkdir(su.Dir, 0o700), os.Chown(su.Dir, who.uid, who.gid)); err != nil {

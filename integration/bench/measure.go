@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // results is what the measuring process hands back.
@@ -159,7 +161,7 @@ func (m *measurer) version(ctx context.Context) error {
 	for _, s := range got["version"] {
 		user, sys = append(user, s.User), append(sys, s.Sys)
 	}
-	m.res.Version = sample{median(walls(got["version"])), median(user), median(sys)}
+	m.res.Version = sample{benchkit.Median(walls(got["version"])), benchkit.Median(user), benchkit.Median(sys)}
 	m.add("`urun version`", "urun", "/bin/true", 0, got["version"], got["true"])
 	return nil
 }

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 )
 
 // The part of the document between these lines is this program's.
-const (
-	beginMark = "<!-- made by `make bench`: begin -->\n"
-	endMark   = "<!-- made by `make bench`: end -->\n"
-)
-
 func render(r *results) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Made by `make bench` in one run of %s. Kernel %s, %d CPUs; load average %s before, %s after.\n", r.Took.Round(time.Second), r.Kernel, r.CPUs, r.Load[0], r.Load[1])
@@ -58,18 +51,4 @@ func ms(d time.Duration) string {
 func busy(r *results) bool {
 	v, err := strconv.ParseFloat(r.Load[0], 64)
 	return err != nil || v > 0.5*float64(r.CPUs)
-}
-
-// rewrite puts text between the markers of the document.
-func rewrite(name, text, begin, end string) error {
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	before, rest, ok1 := strings.Cut(string(data), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok1 || !ok2 {
-		return errors.New(name + ": the markers of the measured part are not there")
-	}
-	return os.WriteFile(name, []byte(before+begin+"\n"+text+"\n"+end+after), 0o644)
 }

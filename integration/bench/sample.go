@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // sample is one call: wall time, and CPU time of what the call waited for.
@@ -80,18 +82,6 @@ func byTurns(warm, rounds int, arms ...arm) (map[string][]sample, error) {
 	return got, nil
 }
 
-func median[T ~int64 | ~float64](v []T) T {
-	if len(v) == 0 {
-		return 0
-	}
-	v = slices.Clone(v)
-	slices.Sort(v)
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
-}
-
 func walls(s []sample) (d []time.Duration) {
 	for _, s := range s {
 		d = append(d, s.Wall)
@@ -110,13 +100,13 @@ type comparison struct {
 }
 
 func compare(what, a, b string, target float64, sa, sb []sample) comparison {
-	c := comparison{What: what, A: a, B: b, Target: target, Rounds: min(len(sa), len(sb)), TimeA: median(walls(sa)), TimeB: median(walls(sb))}
+	c := comparison{What: what, A: a, B: b, Target: target, Rounds: min(len(sa), len(sb)), TimeA: benchkit.Median(walls(sa)), TimeB: benchkit.Median(walls(sb))}
 	var ratios []float64
 	for i := range c.Rounds {
 		ratios = append(ratios, float64(sa[i].Wall)/float64(sb[i].Wall))
 	}
 	slices.Sort(ratios)
-	c.Ratio = median(ratios)
+	c.Ratio = benchkit.Median(ratios)
 	if len(ratios) > 0 {
 		c.Q1, c.Q3 = ratios[len(ratios)/4], ratios[len(ratios)*3/4]
 	}

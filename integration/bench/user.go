@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -13,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // caller is the user whom the measuring process runs as.
@@ -33,7 +33,7 @@ func measuringUser(name string) (*caller, error) {
 				return nil, err
 			}
 			// Debian's useradd gives subordinate ids by itself.
-			if err := command("useradd", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name); err != nil {
+			if err := benchkit.Command("useradd", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name); err != nil {
 				return nil, err
 			}
 			u, err = user.Lookup(name)
@@ -113,25 +113,4 @@ func enter(runtimeDir string) error {
 		return err
 	}
 	return fmt.Errorf("exec %s: %w", self, syscall.Exec(self, []string{self, measureStage}, os.Environ()))
-}
-
-func copyProgram(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(0o755), out.Close())
-}
-
-func command(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
 }

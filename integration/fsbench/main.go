@@ -24,6 +24,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 func main() {
@@ -94,7 +96,7 @@ func driverMain() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.Chmod(stage, 0o755), copyProgram(self, filepath.Join(stage, "fsbench")), copyProgram("bin/urun", filepath.Join(stage, "urun"))); err != nil {
+	if err := errors.Join(os.Chmod(stage, 0o755), benchkit.CopyProgram(self, filepath.Join(stage, "fsbench")), benchkit.CopyProgram("bin/urun", filepath.Join(stage, "urun"))); err != nil {
 		return err
 	}
 	o.Urun = filepath.Join(stage, "urun")
@@ -121,7 +123,7 @@ func driverMain() (err error) {
 		_, err := io.WriteString(os.Stdout, text)
 		return err
 	}
-	return rewrite(*out, text)
+	return benchkit.Rewrite(*out, "bench-fs", text)
 }
 
 // measuring is the command that measures, as an ordinary user.
@@ -158,7 +160,7 @@ func benchUser(dir string) (name string, err error) {
 	}
 	if _, err := user.Lookup(name); err != nil {
 		// With ranges of subordinate ids, as Debian's useradd gives them.
-		if err := command("useradd", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name); err != nil {
+		if err := benchkit.Command("useradd", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", name); err != nil {
 			return "", err
 		}
 	}
@@ -167,28 +169,7 @@ func benchUser(dir string) (name string, err error) {
 			return "", err
 		}
 	}
-	return name, command("chown", name+":", dir)
-}
-
-func command(name string, args ...string) error {
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
-}
-
-func copyProgram(from, to string) (err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(0o755), out.Close())
+	return name, benchkit.Command("chown", name+":", dir)
 }
 
 func removeAll(dir string) error {

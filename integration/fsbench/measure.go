@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // results is what the measuring process says.
@@ -143,7 +145,7 @@ func (b *bench) prepare() error {
 	if err != nil {
 		return err
 	}
-	if err := copyProgram(self, filepath.Join(b.tools, "fsbench")); err != nil {
+	if err := benchkit.CopyProgram(self, filepath.Join(b.tools, "fsbench")); err != nil {
 		return err
 	}
 	list := filepath.Join(b.Dir, "images.json")
@@ -200,7 +202,7 @@ func (b *bench) image(name string, layers []layerFunc, unpack bool) error {
 			return err
 		}
 		args := append(inNamespace(), "tar", "--xattrs", "--xattrs-include=user.*", "-xpf", layer, "-C", tree)
-		if err := command("unshare", args...); err != nil {
+		if err := benchkit.Command("unshare", args...); err != nil {
 			return err
 		}
 		p.Trees = append(p.Trees, tree)
@@ -213,7 +215,7 @@ func (b *bench) image(name string, layers []layerFunc, unpack bool) error {
 func (b *bench) sources() error {
 	const script = `set -e; cd "$1"; mkdir src; for d in $(seq 30); do mkdir src/$d; for f in $(seq 100); do echo "file $f of $d" >src/$d/$f; done; done
 tar -cf src.tar src; git init -q src; git -C src add .; git -C src -c user.name=x -c user.email=x@example.com commit -q -m all; git clone -q --bare src repo.git; rm -rf src`
-	return command("sh", "-c", script, "sh", b.tools)
+	return benchkit.Command("sh", "-c", script, "sh", b.tools)
 }
 
 // all runs the sessions by turns: each round has one of each way.

@@ -1,21 +1,16 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // The part of the document between these lines is this program's.
-const (
-	beginMark = "<!-- made by `make bench-fs`: begin -->\n"
-	endMark   = "<!-- made by `make bench-fs`: end -->\n"
-)
-
 // row is a line of the table: what was measured, and the most that urun's two ways may take, as a ratio to the kernel's.
 // Below is the share of fuse-overlayfs's time that the union may take; 0 is no target.
 type row struct {
@@ -52,12 +47,6 @@ var rows = []row{
 	{"mv mv", "mv of a directory of the image, 2,000 files", 1.5, 0.2, 0},
 }
 
-func median(v []float64) float64 {
-	s := slices.Clone(v)
-	slices.Sort(s)
-	return s[len(s)/2]
-}
-
 func render(r *results) string {
 	var b strings.Builder
 	took, before, after := time.Duration(0), []string{}, []string{}
@@ -74,7 +63,7 @@ func render(r *results) string {
 		if times[kernel] == nil {
 			continue
 		}
-		fmt.Fprintf(&b, "| %s | %.3f | %s | %s | %s |\n", w.text, median(times[kernel].Times), cell(times[overlay], w.overlay), cellUnion(times, w), cell(times[peer], 0))
+		fmt.Fprintf(&b, "| %s | %.3f | %s | %s | %s |\n", w.text, benchkit.Median(times[kernel].Times), cell(times[overlay], w.overlay), cellUnion(times, w), cell(times[peer], 0))
 	}
 	renderVersions(&b, r)
 	renderRest(&b, r)
@@ -96,13 +85,13 @@ func renderVersions(b *strings.Builder, r *results) {
 	}
 }
 
-func (m *measured) ratio() float64 { return median(m.Times) / median(m.Kernel) }
+func (m *measured) ratio() float64 { return benchkit.Median(m.Times) / benchkit.Median(m.Kernel) }
 
 func cell(m *measured, target float64) string {
 	if m == nil {
 		return ""
 	}
-	text := fmt.Sprintf("%.3f (%.2f", median(m.Times), m.ratio())
+	text := fmt.Sprintf("%.3f (%.2f", benchkit.Median(m.Times), m.ratio())
 	switch {
 	case target == 0:
 	case m.ratio() <= target:
@@ -134,12 +123,12 @@ func renderRest(b *strings.Builder, r *results) {
 		for _, state := range []struct{ key, text string }{{"stat'", "warm"}, {"stat", "fresh"}} {
 			one, sixty := r.Seconds["one layer "+state.key][way], r.Seconds["60 layers "+state.key][way]
 			if one != nil && sixty != nil {
-				lines = append(lines, fmt.Sprintf("| stat of 10,000 files in 60 layers, against 1, `%s`, %s | %.2f (target ≤ 1.05) |", way, state.text, median(sixty.Times)/median(one.Times)))
+				lines = append(lines, fmt.Sprintf("| stat of 10,000 files in 60 layers, against 1, `%s`, %s | %.2f (target ≤ 1.05) |", way, state.text, benchkit.Median(sixty.Times)/benchkit.Median(one.Times)))
 			}
 		}
 	}
 	if first, warm := r.Seconds["second tar"][overlay], r.Seconds["second tar'"][overlay]; first != nil {
-		lines = append(lines, fmt.Sprintf("| tar of /usr, first in a second container, against the same again (`overlay`) | %.2f (target: as fast as warm) |", median(first.Times)/median(warm.Times)))
+		lines = append(lines, fmt.Sprintf("| tar of /usr, first in a second container, against the same again (`overlay`) | %.2f (target: as fast as warm) |", benchkit.Median(first.Times)/benchkit.Median(warm.Times)))
 	}
 	if m, ok := r.Server[overlay]; ok {
 		mb := func(n int64) float64 { return float64(n) / 1e6 }
@@ -148,18 +137,4 @@ func renderRest(b *strings.Builder, r *results) {
 	if len(lines) > 0 {
 		fmt.Fprintf(b, "\n| what | |\n|---|---|\n%s\n", strings.Join(lines, "\n"))
 	}
-}
-
-// rewrite puts text between the markers of the document.
-func rewrite(name, text string) error {
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	before, rest, ok1 := strings.Cut(string(data), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
-	if !ok1 || !ok2 {
-		return errors.New(name + ": the markers of the measured part are not there")
-	}
-	return os.WriteFile(name, []byte(before+beginMark+"\n"+text+"\n"+endMark+after), 0o644)
 }

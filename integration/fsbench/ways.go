@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // The ways to give a container its files.
@@ -114,7 +116,7 @@ func enterMain(args []string) (err error) {
 		if err := unix.Mount("overlay", root, "overlay", 0, opts+",userxattr,volatile"); err != nil {
 			return fmt.Errorf("mount overlay: %w", err)
 		}
-	} else if err := command("fuse-overlayfs", "-o", opts, root); err != nil {
+	} else if err := benchkit.Command("fuse-overlayfs", "-o", opts, root); err != nil {
 		return err
 	}
 	defer func() {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,11 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-const (
-	beginMark = "<!-- made by `make bench-images`: begin -->\n"
-	endMark   = "<!-- made by `make bench-images`: end -->\n"
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 func main() {
@@ -63,7 +59,7 @@ func run(urun, out string, million int) (err error) {
 		fmt.Print(b.report.String())
 		return nil
 	}
-	return b.write(out)
+	return benchkit.Rewrite(out, "bench-images", b.report.String())
 }
 
 func (b *bench) printf(format string, args ...any) { fmt.Fprintf(&b.report, format, args...) }
@@ -216,23 +212,4 @@ func (b *bench) sparse() error {
 	}
 	b.printf("\nA sparse file of 20 GB: import %.2f s with the tar that makes it, mount and reads at its beginning, middle and end %.0f ms.\n", took.Seconds(), float64(time.Since(start).Microseconds())/1000)
 	return nil
-}
-
-// write puts the report between the marks.
-func (b *bench) write(path string) error {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(raw), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no %q and %q", path, strings.TrimSpace(beginMark), strings.TrimSpace(endMark))
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, before+beginMark+b.report.String()+endMark+after)
-	return errors.Join(err, f.Close())
 }

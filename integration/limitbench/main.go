@@ -19,11 +19,7 @@ import (
 	"time"
 
 	"github.com/urun-dev/urun/integration/artifact"
-)
-
-const (
-	begin = "<!-- made by `make bench-limits`: begin -->"
-	end   = "<!-- made by `make bench-limits`: end -->"
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // benchUser is who measures natively: runtests' user with subordinate ids.
@@ -82,7 +78,7 @@ func report(out string) error {
 		_, err := os.Stdout.WriteString(text)
 		return err
 	}
-	return rewrite(out, text)
+	return benchkit.Rewrite(out, "bench-limits", text)
 }
 
 // prepare puts what is measured where an ordinary user, and the virtual host, can read it.
@@ -133,17 +129,4 @@ func table(native, virtual results) string {
 		}
 	}
 	return b.String()
-}
-
-func rewrite(file, text string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(data), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no section %s", file, begin)
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n\n"+text+"\n"+end+after), 0o644)
 }

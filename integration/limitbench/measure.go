@@ -7,9 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 type options struct {
@@ -82,7 +83,7 @@ func (o options) compare(v *variant, image string) error {
 			taken, waited = append(taken, cgroup.took), append(waited, cgroup.waited)
 		}
 	}
-	v.With, v.Without, v.Ratio, v.Took, v.Waited = median(with), median(without), median(ratios), median(taken), median(waited)
+	v.With, v.Without, v.Ratio, v.Took, v.Waited = benchkit.Median(with), benchkit.Median(without), benchkit.Median(ratios), benchkit.Median(taken), benchkit.Median(waited)
 	return nil
 }
 
@@ -117,8 +118,3 @@ func (o options) start(image string, args []string) (whole float64, cgroup times
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func median(all []float64) float64 {
-	slices.Sort(all)
-	return all[len(all)/2]
-}

@@ -24,6 +24,8 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 const worldStage = "__world"
@@ -113,5 +115,5 @@ func outer(ctx context.Context) error {
 	if o.out == "" {
 		return nil
 	}
-	return rewrite(o.out, string(text))
+	return benchkit.Rewrite(o.out, "bench-net", string(text))
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // figure is a column of the report.
@@ -68,7 +70,7 @@ func (m *measurer) all(ctx context.Context) error {
 	start := time.Now()
 	m.results = results{Got: map[string]map[string][]float64{}, Memory: map[string]memory{}, Rounds: m.rounds, Span: m.span, Pieces: 1}
 	var err error
-	if m.Load[0], err = loadAverage(); err != nil {
+	if m.Load[0], err = benchkit.LoadAverage(); err != nil {
 		return err
 	}
 	if err := m.machine(ctx); err != nil {
@@ -113,7 +115,7 @@ func (m *measurer) all(ctx context.Context) error {
 	}
 	m.hundredThousand(ctx)
 	m.Took = time.Since(start)
-	m.Load[1], err = loadAverage()
+	m.Load[1], err = benchkit.LoadAverage()
 	return err
 }
 

@@ -65,16 +65,6 @@ func memoryOf(pid int) (memory, error) {
 	return m, nil
 }
 
-// loadAverage is that of the last minute.
-func loadAverage() (float64, error) {
-	data, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return 0, err
-	}
-	first, _, _ := strings.Cut(string(data), " ")
-	return strconv.ParseFloat(first, 64)
-}
-
 // servers are what the loads talk to.
 type servers struct {
 	iperf int // pid of the one outside

@@ -1,21 +1,15 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 // The part of the document between these lines is this program's.
-const (
-	beginMark = "<!-- made by `make bench-net`: begin -->\n"
-	endMark   = "<!-- made by `make bench-net`: end -->\n"
-)
-
 // target is what a ratio of two medians is to reach.
 type target struct {
 	what         string
@@ -98,7 +92,7 @@ func (m *results) verdict(b *strings.Builder, t target) {
 	if len(ratios) == 0 {
 		return
 	}
-	r := median(ratios)
+	r := benchkit.Median(ratios)
 	sign, met := "≥", r >= t.bound
 	if t.atMost {
 		sign, met = "≤", r <= t.bound
@@ -108,7 +102,7 @@ func (m *results) verdict(b *strings.Builder, t target) {
 
 func (m *results) absolute(b *strings.Builder) {
 	if v := m.Got[outCPU]["urun, kernel"]; len(v) > 0 {
-		fmt.Fprintf(b, "| CPU seconds a gigabit | **%.3f** | ≤ 0.09 | %s |\n", median(v), verdict(median(v) <= 0.09))
+		fmt.Fprintf(b, "| CPU seconds a gigabit | **%.3f** | ≤ 0.09 | %s |\n", benchkit.Median(v), verdict(benchkit.Median(v) <= 0.09))
 	}
 	if mem, ok := m.Memory["urun, kernel"]; ok {
 		fmt.Fprintf(b, "| memory idle, MB | **%.0f** | ≤ 40 | %s |\n", mem.Now, verdict(mem.Now <= 40))
@@ -127,7 +121,7 @@ func number(v []float64) string {
 	if len(v) == 0 {
 		return ""
 	}
-	switch x := median(v); {
+	switch x := benchkit.Median(v); {
 	case x < 1:
 		return fmt.Sprintf("%.3f", x)
 	case x < 100:
@@ -135,27 +129,4 @@ func number(v []float64) string {
 	default:
 		return fmt.Sprintf("%.0f", x)
 	}
-}
-
-func median(v []float64) float64 {
-	v = slices.Clone(v)
-	slices.Sort(v)
-	if n := len(v); n%2 == 0 {
-		return (v[n/2-1] + v[n/2]) / 2
-	}
-	return v[len(v)/2]
-}
-
-// rewrite puts text between the markers of the document.
-func rewrite(name, text string) error {
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	before, rest, ok1 := strings.Cut(string(data), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
-	if !ok1 || !ok2 {
-		return errors.New(name + ": the markers of the measured part are not there")
-	}
-	return os.WriteFile(name, []byte(before+beginMark+"\n"+text+"\n"+endMark+after), 0o644)
 }
