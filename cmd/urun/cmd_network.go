@@ -27,6 +27,20 @@ type NetworkCmd struct {
 // networks opens the store of networks, which is that of the containers.
 func (a *App) networks() (*network.Store, error) { return network.Open(a.stateRoot()) }
 
+// allNetworks lists the networks, with their store and that of the containers, which may be on them.
+func (a *App) allNetworks() (*state.Store, *network.Store, []*network.Network, error) {
+	st, err := a.Containers()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	nets, err := a.networks()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	all, err := nets.List()
+	return st, nets, all, err
+}
+
 // networkUsers tells which containers are on a network, running or not.
 func networkUsers(st *state.Store, name string) ([]*state.Record, error) {
 	all, err := st.List()
@@ -190,15 +204,7 @@ func (c *NetworkPruneCmd) Run(app *App) error {
 	if err != nil {
 		return err
 	}
-	st, err := app.Containers()
-	if err != nil {
-		return err
-	}
-	nets, err := app.networks()
-	if err != nil {
-		return err
-	}
-	all, err := nets.List()
+	st, nets, all, err := app.allNetworks()
 	if err != nil {
 		return err
 	}

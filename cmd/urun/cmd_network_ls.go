@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,15 +52,7 @@ func (r networkRow) Label(key string) string { return r.labels[key] }
 
 // Run prints the list.
 func (c *NetworkLsCmd) Run(app *App) error {
-	st, err := app.Containers()
-	if err != nil {
-		return err
-	}
-	nets, err := app.networks()
-	if err != nil {
-		return err
-	}
-	all, err := nets.List()
+	st, _, all, err := app.allNetworks()
 	if err != nil {
 		return err
 	}
@@ -112,11 +102,7 @@ func (c *NetworkLsCmd) row(n *network.Network, users int) networkRow {
 	if n.IPv6() {
 		r.Subnets += "," + n.Subnet6.String()
 	}
-	var labels []string
-	for _, k := range slices.Sorted(maps.Keys(n.Labels)) {
-		labels = append(labels, k+"="+n.Labels[k])
-	}
-	r.Labels = strings.Join(labels, ",")
+	r.Labels = labelText(n.Labels)
 	return r
 }
 

@@ -156,11 +156,7 @@ func (p *PsCmd) row(st *state.Store, rec *state.Record) psRow {
 		row.Command = shorten(row.Command, 20)
 	}
 	row.Command = fmt.Sprintf("%q", row.Command)
-	var labels []string
-	for _, k := range slices.Sorted(maps.Keys(rec.Labels)) {
-		labels = append(labels, k+"="+rec.Labels[k])
-	}
-	row.Labels = strings.Join(labels, ",")
+	row.Labels = labelText(rec.Labels)
 	row.LocalVolumes = fmt.Sprint(len(rec.Volumes) + len(rec.NamedVolumes))
 	if strings.Contains(p.Format, "Mounts") || strings.Contains(p.Format, "Networks") || p.Format == "json" {
 		p.describe(&row, st, rec)
@@ -230,4 +226,13 @@ func portsText(ports []state.Port) string {
 		all = append(all, fmt.Sprintf("%s->%d/%s", hostPort(p), p.ContainerPort, p.Protocol))
 	}
 	return strings.Join(all, ", ")
+}
+
+// labelText is how lists show labels, in the order of their keys.
+func labelText(labels map[string]string) string {
+	var all []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		all = append(all, k+"="+labels[k])
+	}
+	return strings.Join(all, ",")
 }

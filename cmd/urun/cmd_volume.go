@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -160,12 +159,8 @@ func (c *VolumeLsCmd) Run(app *App) error {
 		if !keep.match(v) {
 			continue
 		}
-		var labels []string
-		for _, k := range slices.Sorted(maps.Keys(v.Labels)) {
-			labels = append(labels, k+"="+v.Labels[k])
-		}
 		rows = append(rows, volumeRow{
-			Name: v.Name, Driver: "local", Mountpoint: v.Path, Scope: "local", Labels: strings.Join(labels, ","),
+			Name: v.Name, Driver: "local", Mountpoint: v.Path, Scope: "local", Labels: labelText(v.Labels),
 			CreatedAt: v.Created.Local().Format(time.RFC3339), Links: fmt.Sprint(len(users[v.Name])), labels: v.Labels,
 		})
 	}

@@ -411,12 +411,29 @@ func (r *runner) expected(p testPackage, kind string, s skipped) bool {
 type skip struct{ account, pkg, test string }
 
 func readSkips(name string) ([]skip, error) {
+	rows, err := readRows(name, "ACCOUNT PACKAGE TEST")
+	if err != nil {
+		return nil, err
+	}
+	var skips []skip
+	for _, r := range rows {
+		for _, pattern := range r {
+			if _, err := path.Match(pattern, ""); err != nil {
+				return nil, fmt.Errorf("%s: %s: %w", name, pattern, err)
+			}
+		}
+		skips = append(skips, skip{r[0], r[1], r[2]})
+	}
+	return skips, nil
+}
+
+// readRows reads a file whose lines are three words and may end with a comment; form says what the words are.
+func readRows(name, form string) (rows [][3]string, err error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var skips []skip
 	sc := bufio.NewScanner(f)
 	for n := 1; sc.Scan(); n++ {
 		line, _, _ := strings.Cut(sc.Text(), "#")
@@ -425,16 +442,11 @@ func readSkips(name string) ([]skip, error) {
 			continue
 		}
 		if len(fields) != 3 {
-			return nil, fmt.Errorf("%s:%d: want ACCOUNT PACKAGE TEST", name, n)
+			return nil, fmt.Errorf("%s:%d: want %s", name, n, form)
 		}
-		for _, pattern := range fields {
-			if _, err := path.Match(pattern, ""); err != nil {
-				return nil, fmt.Errorf("%s:%d: %s: %w", name, n, pattern, err)
-			}
-		}
-		skips = append(skips, skip{fields[0], fields[1], fields[2]})
+		rows = append(rows, [3]string(fields))
 	}
-	return skips, sc.Err()
+	return rows, sc.Err()
 }
 
 type skipped struct{ test, reason string }

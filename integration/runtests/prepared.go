@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -20,25 +19,12 @@ import (
 type planned struct{ user, pkg, run string }
 
 func readPlan(name string) ([]planned, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+	rows, err := readRows(name, "USER PACKAGE REGEXP")
 	var all []planned
-	sc := bufio.NewScanner(f)
-	for n := 1; sc.Scan(); n++ {
-		line, _, _ := strings.Cut(sc.Text(), "#")
-		fields := strings.Fields(line)
-		if len(fields) == 0 {
-			continue
-		}
-		if len(fields) != 3 {
-			return nil, fmt.Errorf("%s:%d: want USER PACKAGE REGEXP", name, n)
-		}
-		all = append(all, planned{fields[0], fields[1], fields[2]})
+	for _, r := range rows {
+		all = append(all, planned{r[0], r[1], r[2]})
 	}
-	return all, sc.Err()
+	return all, err
 }
 
 // environment is where a prepared directory says which images it has.
