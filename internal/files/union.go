@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/monitor"
@@ -199,19 +198,11 @@ func (u *union) lower(l Layers) error {
 		}
 		return errors.Join(rootfs.AttachAt(mnt, rootfs.Lower), mnt.Close())
 	}
-	dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	dev, err := stage.MountUnion()
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{Writable: true})
-	if err != nil {
-		return err
-	}
-	defer mnt.Close()
-	if err := rootfs.AttachAt(mnt, rootfs.Merged); err != nil {
-		return err
-	}
 	if err := u.start(monitor.KindTree, l.Image); err != nil {
 		return err
 	}

@@ -84,20 +84,29 @@ func (s *setup) union() error {
 	if len(s.Emulation) > 0 {
 		return s.unionOfMonitor()
 	}
-	dev, err := openFuse()
+	dev, err := MountUnion()
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
+	return s.parent.Send(KindFuse, nil, dev)
+}
+
+// MountUnion mounts a writable union at rootfs.Merged of the working directory and gives the device that its server is to read.
+func MountUnion() (dev *os.File, err error) {
+	if dev, err = openFuse(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = dev.Close() // err says more
+		}
+	}()
 	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{Writable: true})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer mnt.Close()
-	if err := rootfs.AttachAt(mnt, rootfs.Merged); err != nil {
-		return err
-	}
-	return s.parent.Send(KindFuse, nil, dev)
+	return dev, errors.Join(rootfs.AttachAt(mnt, rootfs.Merged), mnt.Close())
 }
 
 // unionOfMonitor has the monitor make the mount. The kernel then names the processes that use it, of which
