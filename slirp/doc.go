@@ -81,5 +81,6 @@
 // # Bounds
 //
 // Flows, half-open connections, queries and bytes in flight have limits (Config). Over them, a SYN or datagram is
-// dropped and comes again; established flows are not touched.
+// dropped and comes again; established flows are not touched. DriverKernel takes two descriptors for a flow: from a quarter of RLIMIT_NOFILE
+// on, connections take the stack, with one each.
 package slirp

@@ -50,6 +50,40 @@ func TestKernelDriverSplices(t *testing.T) {
 	}
 }
 
+func TestFlowsThatWantTooManyDescriptorsTakeTheStack(t *testing.T) {
+	s := newDriverSpace(t, loopbackAllowed, DriverKernel)
+	const most = 4
+	s.net.kernel.most = most
+	addr := fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP))
+	var conns []net.Conn
+	for range 3 * most {
+		c, err := s.dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		roundTrip(t, c, []byte("hello"))
+		conns = append(conns, c)
+	}
+	if n := spliced(s.net); n != most {
+		t.Errorf("%d flows are spliced, want %d", n, most)
+	}
+	for _, c := range conns {
+		roundTrip(t, c, []byte("still there"))
+		c.Close()
+	}
+	waitFor(t, "the flows to end", func() bool { return s.net.tcp.flows.Load() == 0 })
+	c, err := s.dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("again"))
+	if n := spliced(s.net); n != 1 {
+		t.Errorf("%d flows are spliced after the others have ended, want 1", n)
+	}
+}
+
 func TestRemovedRulesMeanTheNextDriver(t *testing.T) {
 	// An older kernel, whose tables have no owner.
 	s := startSpace(t, loopbackAllowed, "unowned")

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -38,6 +39,7 @@ type kernelTCP struct {
 	pool      *socketPool
 	off       atomic.Bool
 	offerFor  time.Duration
+	most      int64 // flows; over it connections take the stack
 
 	mu      sync.Mutex
 	pending map[tcpKey]*kdial
@@ -63,7 +65,7 @@ func (n *Network) UseKernel(r *Redirect) error {
 	if err != nil {
 		return errors.Join(err, r.Close())
 	}
-	k := &kernelTCP{n: n, relay: rl, offerFor: offerTimeout, pending: make(map[tcpKey]*kdial)}
+	k := &kernelTCP{n: n, relay: rl, offerFor: offerTimeout, most: mostFlows(), pending: make(map[tcpKey]*kdial)}
 	if err := k.takeFiles(r); err != nil {
 		return errors.Join(fmt.Errorf("use kernel driver: %w", err), r.Close(), k.close())
 	}
@@ -71,6 +73,15 @@ func (n *Network) UseKernel(r *Redirect) error {
 	// Queries come from the TUN: who reads that sends them on, and takes the answers.
 	n.dns.ask(k.worker())
 	return r.Close()
+}
+
+// mostFlows is a quarter of the descriptors: a flow takes two of them here and one in the stack, which has the rest.
+func mostFlows() int64 {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return math.MaxInt64 // as if there were no limit, which an error then tells
+	}
+	return int64(min(l.Cur/4, math.MaxInt64))
 }
 
 // OnFallback has f called when the driver has to be changed; it must be called before Serve.
@@ -240,6 +251,10 @@ func (k *kernelTCP) syn(p ipPacket, vnet, packet []byte) bool {
 	if len(k.pending) >= k.n.cfg.MaxHalfOpen || k.n.tcp.flows.Load() >= int64(k.n.cfg.MaxTCPFlows) {
 		k.mu.Unlock()
 		return true // the container will ask again
+	}
+	if k.n.tcp.flows.Load() >= k.most {
+		k.mu.Unlock()
+		return false
 	}
 	d = &kdial{k: k, key: key, to: netip.AddrPortFrom(addr, key.remote.Port()), hdr: p.hdr, fd: -1}
 	d.frame = append(append(make([]byte, 0, len(vnet)+len(packet)), vnet...), packet...)
