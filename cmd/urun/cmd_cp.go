@@ -59,6 +59,9 @@ func (c *CpCmd) Run(app *App) (err error) {
 	if src.inside == nil && dst.inside == nil {
 		return &hintError{errors.New("cp: neither of the two is in a container"), "write CONTAINER:PATH for a path in a container"}
 	}
+	if dst.inside != nil && dst.inside.memory {
+		return &hintError{fmt.Errorf("cp: container %s: %w", dst.inside.rec.Name, errInMemory), "start it first: urun start " + dst.inside.rec.Name}
+	}
 	switch {
 	case c.Src == "-":
 		err = c.unpack(app, dst)

@@ -53,7 +53,9 @@ func (c *GenerateSystemdCmd) Run(app *App) error {
 		file: c.Prefix + c.Separator + rec.Name + ".service", name: rec.Name, header: !c.NoHeader, restart: c.RestartPolicy,
 		seconds: int(rec.StopTimeout.Seconds()), urun: []string{executable()},
 	}
-	if app.stateRoot() != defaultRoot() {
+	if app.State != "" {
+		u.urun = append(u.urun, "--root", app.Root, "--state", app.State)
+	} else if app.stateRoot() != defaultRoot() {
 		u.urun = append(u.urun, "--root", app.stateRoot())
 	}
 	if c.Time != nil {

@@ -221,7 +221,7 @@ var flagWords = map[string]string{
 // fileFlags take names of files, dirFlags of directories.
 var (
 	fileFlags = []string{"env-file", "label-file", "cidfile", "output", "input", "device"}
-	dirFlags  = []string{"root", "rootfs"}
+	dirFlags  = []string{"root", "rootfs", "state"}
 )
 
 // flagValues are what a flag's value may be.
@@ -311,10 +311,13 @@ func (c *completion) without(all []string) []string {
 
 // app is for looking at the stores.
 func (c *completion) app() *App {
-	root := os.Getenv("URUN_ROOT")
+	root, state := os.Getenv("URUN_ROOT"), os.Getenv("URUN_STATE")
 	for _, f := range c.flags {
-		if f.flag.Name == "root" {
+		switch f.flag.Name {
+		case "root":
 			root = f.value
+		case "state":
+			state = f.value
 		}
 	}
 	if root == "" {
@@ -323,7 +326,7 @@ func (c *completion) app() *App {
 	if abs, err := filepath.Abs(root); err == nil {
 		root = abs
 	}
-	return &App{Root: root, Stdout: io.Discard, Stderr: io.Discard}
+	return &App{Root: root, State: state, Stdout: io.Discard, Stderr: io.Discard}
 }
 
 func (c *completion) containers(fit func(*state.Record) bool) []string {

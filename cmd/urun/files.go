@@ -17,6 +17,7 @@ type containerFiles struct {
 	rec    *state.Record
 	st     *state.Store
 	unlock func() error
+	memory bool // and does not run: nothing can be changed
 }
 
 // openFiles opens the files of a container, whether it runs or not.
@@ -47,6 +48,7 @@ func (f *containerFiles) openStopped(a *App) error {
 	if err != nil {
 		return err
 	}
+	f.memory = layers.Memory
 	h, err := lockStopped(f.st, f.rec)
 	if err != nil {
 		return err
@@ -64,6 +66,9 @@ func (f *containerFiles) openStopped(a *App) error {
 // Close gives the files up. What was written is there for sure only if it succeeds.
 func (f *containerFiles) Close() error { return errors.Join(f.Container.Close(), f.unlock()) }
 
+// errInMemory: what is written to a container that does not run would not be there when it does.
+var errInMemory = errors.New("its files are in memory, and only while it runs")
+
 // layers are what a container's file system is made of.
 func (a *App) layers(st *state.Store, rec *state.Record) (files.Layers, error) {
 	p, err := launch.Load(st, rec, executable(), a.stateRoot(), a.Debug)
@@ -74,6 +79,9 @@ func (a *App) layers(st *state.Store, rec *state.Record) (files.Layers, error) {
 		Dir: st.Dir(rec.ID), Image: p.Image, LowerDir: p.Container.Rootfs, Mounts: p.Container.Spec.Mounts,
 		Plain: p.Container.Plain, Chroot: p.Container.Chroot, Unpacked: p.Unpacked(),
 		Root: p.Map.Contains(0) && p.Map.ContainsGID(0), Storage: stage.Storage(rec.Storage),
+	}
+	if l.Memory = p.Container.InMemory(); l.Memory {
+		l.Storage = "" // what the layer was made with says nothing of what is on disk
 	}
 	if l.Storage == "" && p.Container.Storage != "auto" {
 		l.Storage = stage.Storage(p.Container.Storage)

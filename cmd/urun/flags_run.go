@@ -61,6 +61,7 @@ type FileFlags struct {
 	Mount         []string `sep:"none" placeholder:"KEY=VALUE,..." group:"Files" help:"Mount with type=bind, volume or tmpfs."`
 	Tmpfs         []string `sep:"none" placeholder:"DST[:OPT]" group:"Files" help:"Mount a directory in memory."`
 	ReadOnly      bool     `name:"read-only" group:"Files" help:"Mount the image read-only."`
+	Writable      string   `placeholder:"WHERE" group:"Files" help:"Where changes go: disk, tmpfs (memory: they are gone when the container stops) or none."`
 	ShmSize       string   `placeholder:"SIZE" group:"Files" help:"Size of /dev/shm, 64m by default."`
 	Device        []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
 	RootEmulation string   `placeholder:"WHEN" group:"Security" help:"Emulate the users that are missing where only one id is mapped: auto, on or off."`
@@ -176,7 +177,7 @@ func (f *RunFlags) options() (spec.Options, error) {
 		Env: f.Env, EnvFiles: f.EnvFile, StopSignal: f.StopSignal, StopTimeout: f.StopTimeout,
 		Ulimits: f.Ulimit, Timezone: f.Timezone, LifeOptions: f.LifeFlags.options(),
 
-		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, ShmSize: f.ShmSize, Devices: f.Device,
+		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, Writable: f.Writable, ShmSize: f.ShmSize, Devices: f.Device,
 
 		Network: first(f.Network), MoreNetworks: rest(f.Network), IP: f.IP, IP6: f.IP6, MACAddress: f.MACAddress,
 		NetworkAliases: f.NetworkAlias, Publish: f.Publish, PublishAll: f.PublishAll, Expose: f.Expose,

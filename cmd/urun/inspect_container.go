@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -184,6 +185,7 @@ func (c *inspectedContainer) planned(p *spec.Container) {
 	}
 	h := &c.HostConfig
 	h.Privileged, h.Init = p.Privileged, p.Init
+	h.Writable = cmp.Or(p.Writable, "disk")
 	h.LogConfig = logConfig{Type: p.Log.Driver, Config: map[string]string{}}
 	if p.Log.MaxSize > 0 {
 		h.LogConfig.Config["max-size"], h.LogConfig.Config["max-file"] = strconv.FormatInt(p.Log.MaxSize, 10), strconv.Itoa(p.Log.MaxFiles)

@@ -23,7 +23,8 @@ type inspectedHostConfig struct {
 	CapDrop        []string
 	Privileged     bool
 	ReadonlyRootfs bool
-	RootEmulation  bool // ids that are not mapped are emulated
+	Writable       string // "disk", "tmpfs" or "none"
+	RootEmulation  bool   // ids that are not mapped are emulated
 	Init           bool
 	LogConfig      logConfig
 	Dns            []string `json:",omitempty"` //nolint:revive // docker's name

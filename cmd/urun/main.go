@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/doctor"
 	"github.com/urun-dev/urun/internal/files"
@@ -34,6 +35,7 @@ var version = "devel"
 // cli is the whole command line.
 type cli struct {
 	Root  string `help:"Directory of images and containers ($XDG_DATA_HOME/urun)." env:"URUN_ROOT" placeholder:"DIR"`
+	State string `help:"Directory of containers, if not beside the images." env:"URUN_STATE" placeholder:"DIR"`
 	Debug bool   `help:"Tell on standard error what is done."`
 
 	Linger *time.Duration `help:"How long what containers share stays ready after the last one (5m; 0 in a batch job)." env:"URUN_LINGER" placeholder:"TIME"`
@@ -92,6 +94,7 @@ type cli struct {
 // App is what every command gets.
 type App struct {
 	Root           string
+	State          string // of containers, if not beside the images; empty: see stateRoot
 	Debug          bool
 	Linger         time.Duration // of what containers share, after the last one
 	Log            *slog.Logger
@@ -177,9 +180,10 @@ func grammar(args []string) reflect.Value {
 		for field := range all.Fields() {
 			if _, isCommand := field.Tag.Lookup("cmd"); isCommand && strings.EqualFold(field.Name, args[0]) && args[0] == strings.ToLower(args[0]) {
 				root, _ := all.FieldByName("Root")
+				state, _ := all.FieldByName("State")
 				debug, _ := all.FieldByName("Debug")
 				linger, _ := all.FieldByName("Linger")
-				return reflect.New(reflect.StructOf([]reflect.StructField{root, debug, linger, field}))
+				return reflect.New(reflect.StructOf([]reflect.StructField{root, state, debug, linger, field}))
 			}
 		}
 	}
@@ -240,6 +244,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	if app.Root, err = filepath.Abs(app.Root); err != nil {
 		return report(stderr, err)
+	}
+	if state := c.Elem().FieldByName("State").String(); state != "" {
+		if app.State, err = filepath.Abs(state); err != nil {
+			return report(stderr, err)
+		}
 	}
 	return report(stderr, ctx.Run(app))
 }
@@ -307,13 +316,38 @@ func (a *App) Containers() (*state.Store, error) {
 	return st, nil
 }
 
-// stateRoot is where containers are kept: beside the images, unless these
-// belong to somebody else.
+// stateRoot is where containers are kept: where --state says, else beside the images
+// or, if these belong to somebody else, in the caller's own store. Where that is on a
+// file system that takes no changes, it is a directory that the next boot may find empty.
 func (a *App) stateRoot() string {
-	if _, err := os.Stat(a.Root); err == nil && a.Root != defaultRoot() && !writable(a.Root) {
-		return defaultRoot()
+	if a.State != "" {
+		return a.State
 	}
-	return a.Root
+	root := a.Root
+	if writable(root) {
+		return root
+	}
+	if _, err := os.Stat(root); err == nil {
+		root = defaultRoot()
+	}
+	if !writable(root) && readOnly(root) {
+		if dir, err := holder.StateDir(); err == nil {
+			return dir
+		}
+	}
+	return root // whose error says what is wrong
+}
+
+// readOnly tells whether dir, or what is there of the way to it, is on a file system that takes no changes.
+func readOnly(dir string) bool {
+	for {
+		err := accessWrite(dir)
+		if parent := filepath.Dir(dir); errors.Is(err, fs.ErrNotExist) && parent != dir {
+			dir = parent
+			continue
+		}
+		return errors.Is(err, unix.EROFS)
+	}
 }
 
 // writable tells whether something can be made at dir.

@@ -204,6 +204,7 @@ func (m *manWriter) ending(n *kong.Node, path string) {
 	if path == "" {
 		m.macro("SH", "ENVIRONMENT")
 		m.item(bold("URUN_ROOT"), "Directory of images and containers, as with --root.")
+		m.item(bold("URUN_STATE"), "Directory of containers, if not beside the images, as with --state.")
 		m.item(bold("URUN_LINGER"), "How long what containers share stays ready after the last one, as with --linger.")
 		m.item(bold("TERM"), "dumb keeps urun from drawing bars. Colours it has none.")
 		m.macro("SH", "FILES")

@@ -50,6 +50,7 @@ func (a *App) manners(f *HPCFlags, o *spec.Options) error {
 		o.HPC = m.HPC.Value
 	}
 	o.Storage = cmp.Or(o.Storage, m.Storage.Value)
+	o.Writable = cmp.Or(o.Writable, m.Writable.Value)
 	if len(o.Publish) == 0 && !o.PublishAll {
 		o.Network = cmp.Or(o.Network, m.Network.Value)
 	}
@@ -99,6 +100,7 @@ func showManners(row func(key string, value any)) {
 	show("hpc", fmt.Sprint(m.HPC.Value), m.HPC.From)
 	show("userns", m.UserNS.Value, m.UserNS.From)
 	show("storage", m.Storage.Value, m.Storage.From)
+	show("writable", m.Writable.Value, m.Writable.From)
 	show("network", m.Network.Value, m.Network.From)
 }
 

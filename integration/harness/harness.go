@@ -255,6 +255,19 @@ func (r *Result) Has(words ...string) {
 	}
 }
 
+// Fails ends the test unless the call failed with one error, without a sign of a crash, that names each of the words.
+func (r *Result) Fails(words ...string) {
+	r.t.Helper()
+	if r.Code == 0 || strings.Contains(r.Stderr, "goroutine ") {
+		r.t.Fatalf("%s\nwant it to fail", r)
+	}
+	for _, w := range words {
+		if !strings.Contains(r.Stderr, w) {
+			r.t.Fatalf("%s\nwant an error that names %q", r, w)
+		}
+	}
+}
+
 // Need skips the test, naming the program and its package, where the machine has not got it.
 func Need(t testing.TB, program, debian string) string {
 	t.Helper()

@@ -53,6 +53,9 @@ func (r *Root) truthAt(dir *os.File, name string, st *unix.Stat_t) error {
 	return r.owner(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name), false, st)
 }
 
+// Path is where this process finds the root directory as long as that is open.
+func (r *Root) Path() string { return fmt.Sprintf("/proc/self/fd/%d", r.dir.Fd()) }
+
 // Close closes the root directory.
 func (r *Root) Close() error { return r.dir.Close() }
 

@@ -112,6 +112,10 @@ func changes(l Layers, merged *archive.Root) ([]Change, error) {
 	}
 	defer low.close()
 	d := &differ{low: low, merged: merged, storage: l.Storage, upper: filepath.Join(l.Dir, "upper"), own: ownPaths(l), chroot: l.Chroot}
+	if l.Memory {
+		// The layer itself can be reached by nobody: all files are compared.
+		d.storage, d.upper = stage.StorageCopy, merged.Path()
+	}
 	if _, err := d.directory("/"); err != nil {
 		return nil, fmt.Errorf("compare with the image: %w", err)
 	}

@@ -39,6 +39,8 @@ type Layers struct {
 	Unpacked *unpacked.Image `json:"unpacked,omitempty"`
 	// Storage is who merges the two; empty if it has not been decided yet.
 	Storage stage.Storage `json:"storage,omitempty"`
+	// Memory tells that the writable layer is in memory, and only while the container runs.
+	Memory bool `json:"memory,omitempty"`
 	// Plain tells that there is no FUSE.
 	Plain bool `json:"plain,omitempty"`
 	// Chroot tells that nothing can be mounted.

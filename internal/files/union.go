@@ -163,7 +163,7 @@ func openBinds(l Layers) ([]bind, error) {
 func (u *union) lower(l Layers) error {
 	if u.storage == "" { // it has never run
 		u.storage = stage.StorageOverlay
-		if rootfs.ProbeOverlay() != nil {
+		if rootfs.ProbeOverlay(false) != nil {
 			u.storage = stage.StorageFuse
 			if l.Plain {
 				u.storage = stage.StorageCopy

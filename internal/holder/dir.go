@@ -29,6 +29,23 @@ func bases(store string) []string {
 	return append(all, filepath.Join("/tmp", "urun-"+strconv.Itoa(os.Geteuid())), filepath.Join(store, "run"))
 }
 
+// StateDir makes a directory for containers where no store can be written to. It lasts
+// as long as what the holders have, and belongs to this user alone.
+func StateDir() (string, error) {
+	var errs []error
+	for _, base := range bases("") {
+		if !filepath.IsAbs(base) {
+			continue
+		}
+		f, err := privateDir(base + "-state")
+		if err == nil {
+			return base + "-state", f.Close()
+		}
+		errs = append(errs, err)
+	}
+	return "", errors.Join(errs...)
+}
+
 // openBase opens the first base that is usable, making it.
 func openBase(store string) (*os.File, error) {
 	var errs []error

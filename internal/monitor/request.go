@@ -31,6 +31,7 @@ type Request struct {
 	Network  stage.Network `json:"network"`
 	Storage  stage.Storage `json:"storage,omitempty"`
 	Volatile bool          `json:"volatile,omitempty"`
+	Memory   bool          `json:"memory,omitempty"`
 	Plain    bool          `json:"plain,omitempty"`
 	Chroot   bool          `json:"chroot,omitempty"`
 	// Emulates says that Init asks for the emulation of root.
@@ -128,6 +129,8 @@ type Serve struct {
 	Upper    string `json:"upper,omitempty"`
 	Work     string `json:"work,omitempty"`
 	Volatile bool   `json:"volatile,omitempty"`
+	// Memory: the layer is in memory, in place of Upper and Work.
+	Memory bool `json:"memory,omitempty"`
 	// Emulate has it remember owners that are not mapped; see package emulation.
 	Emulate bool `json:"emulate,omitempty"`
 }

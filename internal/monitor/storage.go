@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/stage"
 )
 
@@ -53,6 +55,15 @@ func unionMain(parent *handoff.Conn, m *handoff.Message) error {
 	if err := m.Decode(&how); err != nil {
 		return err
 	}
+	if how.Memory {
+		mem, err := rootfs.DetachedLayer()
+		if err != nil {
+			return err
+		}
+		defer mem.Close()
+		dir := fmt.Sprintf("/proc/self/fd/%d/", mem.Fd())
+		how.Upper, how.Work, how.Volatile = dir+"upper", dir+"work", true
+	}
 	// The server only reads and writes the caller's own files.
 	if err := handoff.DropCapabilities(); err != nil {
 		return err
@@ -66,12 +77,22 @@ func serveUnion(dev *os.File, lower fuseunion.Lower, opt fuseunion.ServeOptions,
 	unix.Umask(0)
 	u, err := fuseunion.OpenUnion(lower, how.Upper, how.Work, how.options())
 	if err != nil {
-		return fmt.Errorf("open writable layer: %w", err)
+		return memoryHint(fmt.Errorf("open writable layer: %w", err))
 	}
 	if err := fuseunion.ServeUnion(context.Background(), dev, u, opt); err != nil {
 		return fmt.Errorf("serve writable layer: %w", err)
 	}
 	return u.Close()
+}
+
+// memoryHint adds what to do where the store has no room for a writable layer.
+func memoryHint(err error) error {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, errno) {
+			return &hintError{err, "make room with urun system prune, or keep what the container changes in memory: --writable=tmpfs"}
+		}
+	}
+	return err
 }
 
 // startUnion starts the union stage of a container with a writable layer of ours.
@@ -103,7 +124,7 @@ func (s *startup) serveUnion(e event) error {
 		}
 		files = []*os.File{dev}
 	}
-	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile, Emulate: s.Emulates}
+	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile, Memory: s.Memory, Emulate: s.Emulates}
 	if s.union == nil {
 		if err := s.startUnion(); err != nil {
 			return err

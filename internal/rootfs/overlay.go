@@ -72,14 +72,17 @@ func Overlay(volatile, memory bool) (notice string, err error) {
 		return "", err
 	}
 	cause := err
-	if err := memoryLayer(); err != nil {
+	if err := MemoryLayer(); err != nil {
 		return "", errors.Join(cause, err)
 	}
-	if err := mountOverlay(memoryDir+"/", true); err != nil {
+	if err := MemoryOverlay(); err != nil {
 		return "", errors.Join(cause, err)
 	}
 	return fmt.Sprintf("the store's filesystem can not hold a writable layer (%v): changes are kept in memory and lost when the container ends", cause), nil
 }
+
+// MemoryOverlay is Overlay with the writable layer that MemoryLayer has made.
+func MemoryOverlay() error { return mountOverlay(memoryPrefix, true) }
 
 func mountOverlay(prefix string, volatile bool) error {
 	if err := likeLower(prefix + "upper"); err != nil {
@@ -100,15 +103,19 @@ func mountOverlay(prefix string, volatile bool) error {
 	return nil
 }
 
-// ProbeOverlay tells whether Overlay will work without falling back to memory: it
-// makes an overlay with the empty Lower and throws it away. MountPoints comes before.
-func ProbeOverlay() error {
+// ProbeOverlay tells whether Overlay will work without falling back to memory or, if
+// memory is set, MemoryOverlay: it makes an overlay with the empty Lower and throws it away. MountPoints comes before.
+func ProbeOverlay(memory bool) error {
+	prefix := ""
+	if memory {
+		prefix = memoryPrefix
+	}
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("fsopen overlay: %w", err)
 	}
 	defer unix.Close(fd)
-	for _, o := range [][2]string{{"lowerdir", Lower}, {"upperdir", "upper"}, {"workdir", "work"}} {
+	for _, o := range [][2]string{{"lowerdir", Lower}, {"upperdir", prefix + "upper"}, {"workdir", prefix + "work"}} {
 		if err := unix.FsconfigSetString(fd, o[0], o[1]); err != nil {
 			return fmt.Errorf("overlay %s: %w", o[0], err)
 		}
@@ -124,20 +131,33 @@ func ProbeOverlay() error {
 
 // memoryDir is where the writable layer is kept in memory: a tmpfs on the
 // directory that would have been overlayfs's own.
-const memoryDir = "work"
+const (
+	memoryDir    = "work"
+	memoryPrefix = memoryDir + "/"
+)
 
-func memoryLayer() error {
+// MemoryLayer makes room for a writable layer in memory.
+func MemoryLayer() error {
+	mem, err := DetachedLayer()
+	if err != nil {
+		return err
+	}
+	return errors.Join(AttachAt(mem, memoryDir), mem.Close())
+}
+
+// DetachedLayer makes a file system in memory, attached nowhere, with the directories
+// upper and work. It lasts as long as it is open or attached.
+func DetachedLayer() (*os.File, error) {
 	mem, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0755"}, 0)
 	if err != nil {
-		return fmt.Errorf("memory for the writable layer: %w", err)
+		return nil, fmt.Errorf("memory for the writable layer: %w", err)
 	}
-	defer mem.Close()
 	for _, name := range []string{"upper", "work"} {
 		if err := unix.Mkdirat(int(mem.Fd()), name, 0o755); err != nil {
-			return fmt.Errorf("memory for the writable layer: %w", err)
+			return nil, errors.Join(fmt.Errorf("memory for the writable layer: %w", err), mem.Close())
 		}
 	}
-	return AttachAt(mem, memoryDir)
+	return mem, nil
 }
 
 // likeLower gives the upper root the attributes of the lower one: it is what

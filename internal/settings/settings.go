@@ -17,13 +17,14 @@ const SystemFile = "/etc/urun/config.toml"
 
 // file is what a configuration file may say. A nil pointer is a key that it does not have.
 type file struct {
-	Bind    []string `toml:"bind"`
-	Home    *bool    `toml:"home"`
-	HPC     *bool    `toml:"hpc"`
-	Env     []string `toml:"env"`
-	UserNS  *string  `toml:"userns"`
-	Storage *string  `toml:"storage"`
-	Network *string  `toml:"network"`
+	Bind     []string `toml:"bind"`
+	Home     *bool    `toml:"home"`
+	HPC      *bool    `toml:"hpc"`
+	Env      []string `toml:"env"`
+	UserNS   *string  `toml:"userns"`
+	Storage  *string  `toml:"storage"`
+	Writable *string  `toml:"writable"`
+	Network  *string  `toml:"network"`
 }
 
 // Value is a setting and the file that it is from; From is "" where no file has it.
@@ -39,8 +40,8 @@ type Settings struct {
 	// Env are patterns of variables that containers get from their callers.
 	Env []Value[string]
 	// Home and HPC are --home and --hpc, the others the flags of their names.
-	Home, HPC                Value[bool]
-	UserNS, Storage, Network Value[string]
+	Home, HPC                          Value[bool]
+	UserNS, Storage, Writable, Network Value[string]
 }
 
 // Files are the configuration files, the one that goes before others last.
@@ -87,7 +88,7 @@ func parse(name string, raw []byte) (file, error) {
 		row, _ := first.Position()
 		return f, &Error{
 			fmt.Errorf("%s:%d: unknown key %q", name, row, strings.Join(first.Key(), ".")),
-			"the keys are bind, home, hpc, env, userns, storage and network",
+			"the keys are bind, home, hpc, env, userns, storage, writable and network",
 		}
 	case errors.As(err, &wrong):
 		row, _ := wrong.Position()
@@ -121,6 +122,7 @@ func (s *Settings) add(name string, f file) {
 	set(&s.HPC, f.HPC, name)
 	set(&s.UserNS, f.UserNS, name)
 	set(&s.Storage, f.Storage, name)
+	set(&s.Writable, f.Writable, name)
 	set(&s.Network, f.Network, name)
 }
 

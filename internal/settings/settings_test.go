@@ -18,7 +18,7 @@ func write(t *testing.T, name, text string) string {
 }
 
 func TestTheUsersFileGoesFirstAndListsAddUp(t *testing.T) {
-	system := write(t, "system.toml", "bind = ['/scratch']\nhome = true\nhpc = true\nenv = ['MODULE*']\nstorage = 'overlay'\n")
+	system := write(t, "system.toml", "bind = ['/scratch']\nhome = true\nhpc = true\nenv = ['MODULE*']\nstorage = 'overlay'\nwritable = 'tmpfs'\n")
 	user := write(t, "user.toml", "bind = ['/data:/d:ro']\nhome = false\nuserns = 'auto'\nnetwork = 'host'\n")
 	got, err := Load([]string{system, filepath.Join(t.TempDir(), "missing"), user})
 	if err != nil {
@@ -28,7 +28,7 @@ func TestTheUsersFileGoesFirstAndListsAddUp(t *testing.T) {
 		Bind: []Value[string]{{"/scratch", system}, {"/data:/d:ro", user}},
 		Env:  []Value[string]{{"MODULE*", system}},
 		Home: Value[bool]{false, user}, HPC: Value[bool]{true, system},
-		UserNS: Value[string]{"auto", user}, Storage: Value[string]{"overlay", system}, Network: Value[string]{"host", user},
+		UserNS: Value[string]{"auto", user}, Storage: Value[string]{"overlay", system}, Writable: Value[string]{"tmpfs", system}, Network: Value[string]{"host", user},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

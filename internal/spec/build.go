@@ -119,7 +119,7 @@ func (b *builder) run(steps []step) error {
 // assemble puts the parts of the spec in order.
 func (b *builder) assemble() error {
 	s := b.c.Spec
-	s.Root = &specs.Root{Path: b.facts.RootfsPath, Readonly: b.opt.ReadOnly}
+	s.Root = &specs.Root{Path: b.facts.RootfsPath, Readonly: b.opt.ReadOnly || b.c.Writable == "none"}
 	b.linux.UIDMappings = slices.Clone(b.facts.UIDMap)
 	b.linux.GIDMappings = slices.Clone(b.facts.GIDMap)
 	b.linux.Namespaces = b.namespaceList()
@@ -236,6 +236,7 @@ func (b *builder) choices() error {
 	}{
 		{"--pull", b.opt.Pull, &b.c.Pull, []string{"missing", "always", "never", "newer"}},
 		{"--storage", b.opt.Storage, &b.c.Storage, []string{"auto", "overlay", "fuse", "copy"}},
+		{"--writable", b.opt.Writable, &b.c.Writable, []string{"disk", "tmpfs", "none"}},
 		{"--root-emulation", b.opt.RootEmulation, &b.c.RootEmulation, []string{"auto", "on", "off"}},
 		{"--cgroups", b.opt.Cgroups, (*string)(&b.c.Cgroups), []string{"", "try", "enforce", "disabled"}},
 		{"--log-level", b.opt.LogLevel, &b.c.LogLevel, []string{"", "debug", "info", "warn", "error"}},
@@ -246,10 +247,24 @@ func (b *builder) choices() error {
 			return fmt.Errorf("%s %s: must be one of %s", c.flag, c.value, strings.TrimPrefix(strings.Join(c.words, ", "), ", "))
 		}
 	}
+	if err := b.writable(); err != nil {
+		return err
+	}
 	if err := b.rootEmulation(); err != nil {
 		return err
 	}
 	return b.platform()
+}
+
+// writable says what becomes of changes that are nowhere on disk.
+func (b *builder) writable() error {
+	if b.c.InMemory() && b.c.Storage == "copy" {
+		return conflict("--writable=" + b.c.Writable + " and --storage=copy: a copy is on disk")
+	}
+	if b.c.Writable == "tmpfs" && !b.opt.Remove {
+		b.notice("what the container changes is kept in memory and is gone when it stops")
+	}
+	return nil
 }
 
 // rootEmulation makes sense where root is the one id that there is.

@@ -28,6 +28,7 @@ func (b *builder) chroot() error {
 		{"--tmpfs", len(o.Tmpfs) > 0},
 		{"--device", len(o.Devices) > 0},
 		{"--read-only", o.ReadOnly},
+		{"--writable " + o.Writable, cmp.Or(o.Writable, "disk") != "disk"},
 		{"--shm-size", o.ShmSize != ""},
 		{"--publish", len(o.Publish) > 0 || o.PublishAll},
 		{"--network " + o.Network, o.Network != "" && o.Network != "host"},

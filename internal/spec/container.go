@@ -55,6 +55,8 @@ type Container struct {
 	Platform string // "os/arch[/variant]", empty for the machine's own
 	Rootfs   string // --rootfs, absolute
 	Storage  string // "auto", "overlay", "fuse" or "copy"
+	// Writable is where changes go: "disk", "tmpfs" (memory) or "none" (nothing can be changed).
+	Writable string `json:",omitempty"`
 	// Plain: nothing is served over FUSE, the image is had as plain files.
 	Plain bool `json:",omitempty"`
 	// Chroot: there are neither namespaces nor mounts, only a directory.
@@ -74,6 +76,10 @@ type Container struct {
 	// /etc/group: with keep-id the caller has a name inside. Empty if not needed.
 	PasswdLine, GroupLine string
 }
+
+// InMemory tells that nothing of the container's files is on disk: what is written, or
+// only the mount points that the image lacks, is in memory.
+func (c *Container) InMemory() bool { return c.Writable == "tmpfs" || c.Writable == "none" }
 
 // Mode says where a namespace comes from.
 type Mode string

@@ -37,6 +37,7 @@ type Options struct {
 	// Files.
 	Volumes, Mounts, Tmpfs []string
 	ReadOnly               bool
+	Writable               string
 	ShmSize                string
 	Devices                []string
 

@@ -18,6 +18,8 @@ type Config struct {
 	LowerDir string `json:"lowerDir,omitempty"`
 	// Storage is how the writable layer is merged with what is below.
 	Storage Storage `json:"storage,omitempty"`
+	// Memory means that the writable layer is in memory.
+	Memory bool `json:"memory,omitempty"`
 	// Plain means that nothing is served over FUSE: the image is had as plain files, as
 	// Unpacked says (nil for a root directory).
 	Plain    bool            `json:"plain,omitempty"`

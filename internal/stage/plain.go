@@ -16,7 +16,7 @@ import (
 func (s *setup) unpacked() (*os.File, error) {
 	left, err := s.Unpacked.Ensure()
 	if err != nil {
-		return nil, spaceHint(err)
+		return nil, spaceHint(err, plainCure)
 	}
 	s.noticePlain("there is no FUSE here: the image is unpacked in the store, once for all containers", left)
 	return rootfs.Source(rootfs.Plan{Source: s.Unpacked.Dir})
@@ -47,9 +47,15 @@ func (s *setup) copied() error {
 
 // ensureCopy copies the image into the container's directory, which is the working directory.
 func (s *setup) ensureCopy() error {
+	if s.Memory {
+		return &hintError{
+			errors.New("there is neither FUSE nor a usable overlayfs here, and a copy of the image is on disk"),
+			"use --writable=disk, or give the job /dev/fuse",
+		}
+	}
 	made, left, err := unpacked.Own(".", s.Unpacked, s.LowerDir)
 	if err != nil {
-		return spaceHint(err)
+		return spaceHint(err, plainCure)
 	}
 	switch {
 	case made && !s.Chroot: // else that is said already
@@ -60,9 +66,18 @@ func (s *setup) ensureCopy() error {
 	return nil
 }
 
-func spaceHint(err error) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
-		return err
+// What to do where there is no room.
+const (
+	plainCure  = "without FUSE an image takes its size again: urun system prune, --root DIR on a larger disk, or a job with /dev/fuse"
+	memoryCure = "make room with urun system prune, or keep what the container changes in memory: --writable=tmpfs"
+)
+
+// spaceHint adds what to do to the error of a disk that is full or read-only.
+func spaceHint(err error, cure string) error {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
+		if errors.Is(err, errno) {
+			return &hintError{err, cure}
+		}
 	}
-	return &hintError{err, "without FUSE an image takes its size again: urun system prune, --root DIR on a larger disk, or a job with /dev/fuse"}
+	return err
 }

@@ -15,13 +15,19 @@ import (
 // asked for, else the kernel if it will do it here, which takes less than a
 // millisecond to find out, else urun's union, else nobody.
 func (s *setup) chooseStorage() error {
-	switch s.storage = s.Storage; s.storage {
+	s.storage = s.Storage
+	if s.Memory && (s.storage == StorageAuto || s.storage == StorageOverlay) {
+		if err := rootfs.MemoryLayer(); err != nil {
+			return err
+		}
+	}
+	switch s.storage {
 	case StorageOverlay, StorageFuse, StorageCopy:
 		return nil
 	}
 	s.storage = StorageOverlay
 	// The kernel remembers no owner that does not exist.
-	if len(s.Emulation) == 0 && rootfs.ProbeOverlay() == nil {
+	if len(s.Emulation) == 0 && rootfs.ProbeOverlay(s.Memory) == nil {
 		return nil
 	}
 	if s.Plain {
@@ -150,13 +156,16 @@ func (s *setup) merged() (err error) {
 }
 
 func (s *setup) overlay() error {
+	if s.Memory {
+		return rootfs.MemoryOverlay()
+	}
 	// Asked for by name, it must be the real one: files in memory would be lost.
 	notice, err := rootfs.Overlay(s.Volatile, s.Storage != StorageOverlay)
 	if err != nil {
 		if !errors.Is(err, unix.ENOENT) && s.Storage == StorageOverlay {
 			return &hintError{err, "the kernel's overlayfs can not be used here; --storage=fuse can"}
 		}
-		return err
+		return spaceHint(err, memoryCure)
 	}
 	if notice != "" {
 		s.notices = append(s.notices, notice)
