@@ -3,7 +3,7 @@
 GO          ?= go
 export CGO_ENABLED = 0
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-LDFLAGS      = -s -w -E github.com/urun-dev/urun/userns.enter -X main.version=$(VERSION)
+LDFLAGS      = -s -w -E github.com/urun-dev/urun/internal/prefault.enter -X main.version=$(VERSION)
 BUILD        = $(GO) build -buildvcs=false -trimpath
 PREFIX      ?= /usr/local
 FUZZTIME    ?= 10s

@@ -14,20 +14,16 @@ import (
 // Go process has several before any code of its own runs. Where the new process must
 // not be another one's child, because whoever waits for it knows its pid, there is
 // one moment left: between execve(2), which leaves a single thread, and the
-// runtime's own start. So a program that is linked with -E naming enter begins
+// runtime's own start. So a program that is linked with -E userns.enter begins
 // there; enter_*.s looks whether it was executed by Become, joins the namespace, and goes on
-// to the runtime in any case.
-
-// enter is the program's entry point. It is not to be called.
-//
-//lint:ignore U1000 the linker's -E names it
-func enter()
+// to the runtime in any case. An entry point before this one jumps to it, for which it
+// has a name that assembly can write: that of the package has a hyphen in its path.
 
 // becomeStage is the first argument that enter looks for.
 const becomeStage = "__rank"
 
 // Become replaces this process by the program at path, which must have been linked with
-// -E github.com/urun-dev/urun/userns.enter, in the user namespace ns, whose owner has the caller's
+// -E userns.enter, in the user namespace ns, whose owner has the caller's
 // uid. Its arguments are "__rank", the number of ns and then args; it keeps the open files
 // that are not marked close-on-exec. It returns only on failure.
 func Become(path string, ns *os.File, args ...string) error {
@@ -70,4 +66,4 @@ func Joined(fd string) error {
 }
 
 // ErrEntry says that the program was linked without its entry point.
-var ErrEntry = errors.New("join user namespace: this program was linked without -E github.com/urun-dev/urun/userns.enter")
+var ErrEntry = errors.New("join user namespace: this program was linked without -E userns.enter")

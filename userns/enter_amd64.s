@@ -1,7 +1,7 @@
 #include "textflag.h"
 
 // The process starts here, with argc, argv and so on at SP, as the runtime expects them.
-TEXT ·enter(SB),NOSPLIT|NOFRAME,$0
+TEXT userns·enter(SB),NOSPLIT|NOFRAME,$0
 	MOVQ	SP, R8
 	MOVQ	0(R8), AX
 	CMPQ	AX, $3

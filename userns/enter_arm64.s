@@ -1,7 +1,7 @@
 #include "textflag.h"
 
 // The process starts here, with argc, argv and so on at RSP, as the runtime expects them.
-TEXT ·enter(SB),NOSPLIT|NOFRAME,$0
+TEXT userns·enter(SB),NOSPLIT|NOFRAME,$0
 	MOVD	RSP, R9
 	MOVD	0(R9), R0
 	CMP	$3, R0

@@ -25,6 +25,7 @@ import (
 	"github.com/urun-dev/urun/internal/imagemount"
 	"github.com/urun-dev/urun/internal/infra/server"
 	"github.com/urun-dev/urun/internal/monitor"
+	_ "github.com/urun-dev/urun/internal/prefault" // the entry point, and the first init function
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 )

@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"internal/volume":    nil,
 	"internal/events":    nil,
 	"internal/thrift":    nil,
+	"internal/prefault":  nil,
 	"internal/archive":   nil,
 	"internal/unpacked":  {"fuseunion"},
 	"internal/orphans":   nil,
@@ -57,7 +58,7 @@ var mayImport = map[string][]string{
 	"internal/holder":    {"internal/thrift", "userns", "fuseunion", "cgdelegate", "internal/batch", "internal/handoff", "internal/rootfs", "internal/orphans"},
 	"integration":        {"integration"},
 
-	"internal/infra/server": {"internal/handoff", "internal/holder", "internal/infra", "internal/monitor", "internal/network", "internal/stage", "internal/state", "slirp"},
+	"internal/infra/server": {"internal/thrift", "internal/handoff", "internal/holder", "internal/infra", "internal/monitor", "internal/network", "internal/stage", "internal/state", "slirp"},
 
 	"internal/imagemount": {"internal/handoff", "fuseunion", "userns"},
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
+	"github.com/urun-dev/urun/internal/thrift"
 	"github.com/urun-dev/urun/slirp"
 )
 
@@ -44,6 +45,9 @@ func hintOf(err error) string {
 }
 
 func networkStage(parent *handoff.Conn) error {
+	// What only the start needed goes back once; with traffic the process is never idle for long.
+	var memory thrift.Thrift
+	memory.Busy()
 	runtime.GOMAXPROCS(slirp.WantedProcs())
 	m, err := parent.Expect(KindPorts)
 	if err != nil {

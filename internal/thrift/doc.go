@@ -7,5 +7,5 @@
 // where the kernel may drop them, and come back by minor faults where the stage
 // needs them again. An idle stage then holds a few of its 20 MB.
 //
-// It runs in the monitor, the holder and the image servers.
+// It runs in the monitor, the holder and the image servers; in the network stages once, after their start.
 package thrift

@@ -18,6 +18,7 @@ import (
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/infra"
 	"github.com/urun-dev/urun/internal/network"
+	"github.com/urun-dev/urun/internal/thrift"
 	"github.com/urun-dev/urun/slirp/dnsproxy"
 )
 
@@ -63,6 +64,8 @@ func Main() {
 	}
 	_ = parent.Send(infra.KindListening, nil) // who asked may be gone; others come
 	parent.Close()
+	var memory thrift.Thrift
+	memory.Busy() // what only the start needed goes back
 	for {
 		select {
 		case f := <-s.main:
