@@ -31,6 +31,7 @@ import (
 	"time"
 
 	"github.com/urun-dev/urun/integration/artifact"
+	"github.com/urun-dev/urun/integration/harness"
 )
 
 func main() {
@@ -319,7 +320,7 @@ func (p pass) String() string {
 
 // command makes the call of a package's compiled tests.
 func (r *runner) command(p testPackage, bin string, how pass) *exec.Cmd {
-	args := []string{"-test.v", "-test.timeout=20m"}
+	args := []string{"-test.v", "-test.timeout=" + harness.Patience(20*time.Minute).String()}
 	if how.run != "" {
 		args = append(args, "-test.run="+how.run)
 	}
