@@ -73,7 +73,8 @@ func run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	fmt.Fprintf(os.Stderr, "host: Linux %s is up after %.1f s (its own clock: %.1f s)\n", m.boot.Kernel, time.Since(start).Seconds(), m.boot.Uptime)
+	took, cpu := time.Since(start).Seconds(), m.cpuTime().Seconds()
+	fmt.Fprintf(os.Stderr, "host: Linux %s is up after %.1f s (its own clock: %.1f s; %.1f s of CPU)\n", m.boot.Kernel, took, m.boot.Uptime, cpu)
 	cmd := wire.Command{User: *user, Args: args[1:]}
 	if verb == "shell" {
 		cmd.Args = []string{"bash", "-l"}
