@@ -86,7 +86,7 @@ func arguments(p parts, disk, socket string) []string {
 		accel = a
 	}
 	args := []string{
-		"-M", "q35,smm=off,hpet=off,vmport=off", "-accel", accel, "-cpu", "max,cx16=off", "-m", "1536", "-smp", "2",
+		"-M", "q35,smm=off,hpet=off,vmport=off,sata=off", "-accel", accel, "-cpu", "max,cx16=off", "-m", "1536", "-smp", "2",
 		"-display", "none", "-no-reboot", "-nic", "none", "-monitor", "none", "-serial", "stdio",
 		"-device", "nvme,id=nvme,serial=urun",
 	}

@@ -20,7 +20,7 @@ printf '[Service]\nDelegate=cpu cpuset io memory pids\n' >"$root/etc/systemd/sys
 echo virtual-host >"$root/etc/hostname"
 printf '127.0.0.1 localhost virtual-host\n::1 localhost\n' >"$root/etc/hosts"
 : >"$root/etc/fstab"
-printf 'fuse\noverlay\ntun\n' >"$root/etc/modules-load.d/urun.conf"
+printf 'fuse\noverlay\ntun\nvirtio_pci\nvirtio_console\n' >"$root/etc/modules-load.d/urun.conf"
 
 # What only costs time here.
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer \
@@ -28,9 +28,18 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
 	systemd-journal-flush.service systemd-random-seed.service systemd-pstore.service systemd-journal-catalog-update.service \
 	systemd-hwdb-update.service ldconfig.service systemd-binfmt.service systemd-sysusers.service systemd-update-utmp-runlevel.service \
 	modprobe@configfs.service modprobe@drm.service modprobe@dm_mod.service modprobe@loop.service proc-sys-fs-binfmt_misc.automount \
-	sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount systemd-machine-id-commit.service; do
+	sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount systemd-machine-id-commit.service docker-registry.service; do
 	ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
+rm -rf "$root/etc/systemd/user/sockets.target.wants" # those of gnupg
+# Not for every device that there is: to look at each processor, terminal and button, and to load and test what modules there are for them, takes
+# emulation longer than all the rest of the boot.
+mkdir -p "$root/etc/systemd/system/systemd-udev-trigger.service.d"
+cat >"$root/etc/systemd/system/systemd-udev-trigger.service.d/few.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=pci --subsystem-match=virtio --subsystem-match=virtio-ports --subsystem-match=misc
+END
 mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=volatile\n' >"$root/etc/systemd/journald.conf.d/urun.conf"
 
