@@ -25,8 +25,8 @@ import (
 // kindKnock is the first message on a door; its file is the user namespace.
 const kindKnock = "knock"
 
-// knockTime bounds the wait for it.
-const knockTime = 10 * time.Second
+// knockTime bounds the wait for it. It is sent at once, but where many start together whoever knocks may have to wait for a processor.
+const knockTime = time.Minute
 
 // ErrNobody says that nobody listens at the door, or no longer.
 var ErrNobody = errors.New("nobody listens")

@@ -26,7 +26,13 @@ type Options struct {
 }
 
 // startTime bounds the wait for a holder that another command is starting.
-const startTime = time.Minute
+const startTime = 2 * time.Minute
+
+// The first tries follow each other fast; later ones leave the processors to the holder that is being started.
+const (
+	firstPause = time.Millisecond
+	lastPause  = 50 * time.Millisecond
+)
 
 // Spawn has the holder start a stage, starting the holder if there is none.
 // stderr may be nil.
@@ -40,7 +46,8 @@ func Spawn(opt Options, stage string, stderr *os.File) (*handoff.Spawned, error)
 		return nil, err
 	}
 	defer base.Close()
-	for end := time.Now().Add(startTime); ; {
+	pause := firstPause
+	for end := time.Now().Add(startTime); ; pause = min(2*pause, lastPause) {
 		s, err := spawnOnce(opt, base, key, stage, stderr)
 		if !errors.Is(err, handoff.ErrNobody) {
 			return s, err
@@ -49,7 +56,7 @@ func Spawn(opt Options, stage string, stderr *os.File) (*handoff.Spawned, error)
 		if time.Now().After(end) {
 			return nil, fmt.Errorf("start stage %s: the holder in %s/%s does not answer: %w", stage, base.Name(), key, err)
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
