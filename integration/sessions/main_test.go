@@ -29,6 +29,8 @@ func needsRoot(t *testing.T) {
 // login runs a script in a login session of a user, as sshd makes one, and returns its output when the session has ended.
 func login(t *testing.T, user, script string) string {
 	t.Helper()
+	// systemd takes a word that begins with a dollar sign for one of its own variables.
+	script = "\n" + script
 	return run(t, exec.Command("systemd-run", "--pipe", "--wait", "--quiet", "--collect", "--uid="+user, "--property=PAMName=login",
 		"--working-directory=/home/"+user, "--setenv=urun="+harness.Binary, "--setenv=demo=oci:"+harness.DemoLayout()+":latest", "sh", "-ec", script))
 }
