@@ -249,7 +249,8 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 		Outside:   outside,
 		Image:     p.Image,
 		RootDir:   &monitor.Image{Dir: c.Rootfs, Serve: ServeOptions(p.Map)},
-		Storage:   stage.Storage(c.Storage),
+		// What has been written decides how it is to be read.
+		Storage:   stage.Storage(cmp.Or(handle.Storage, c.Storage)),
 		Volatile:  c.Remove || c.Volatile,
 		Memory:    c.InMemory(),
 		Plain:     c.Plain,
@@ -280,12 +281,10 @@ func healthCheck(h *spec.Health) *monitor.HealthCheck {
 // initConfig is what the container's init gets to know.
 func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Config {
 	c := p.Container
-	// What has been written decides how it is to be read.
-	storage := cmp.Or(handle.Storage, string(req.Storage))
 	return stage.Config{
 		Dir:          handle.Dir(),
 		LowerDir:     c.Rootfs,
-		Storage:      stage.Storage(storage),
+		Storage:      req.Storage,
 		Volatile:     c.Remove || c.Volatile,
 		Memory:       c.InMemory(),
 		Plain:        c.Plain,
