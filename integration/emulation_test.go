@@ -105,7 +105,11 @@ func TestWithoutRootEmulation(t *testing.T) {
 }
 
 // The acceptance test of what emulation is for: Debian's own packages, with users of their own.
-func TestServicesInstallWithOneID(t *testing.T) {
+func TestServicesInstallWithOneID(t *testing.T) { services(t) }
+
+// services installs packages that have users of their own and starts what they serve.
+func services(t *testing.T) {
+	t.Helper()
 	if os.Getenv("URUN_SERVICES") == "" {
 		t.Skip("takes minutes: URUN_SERVICES=1")
 	}

@@ -45,7 +45,7 @@ var hints = []struct {
 	{volume.ErrInUse, "remove those containers first: a volume that a container has is never removed"},
 }
 
-const noRoom = "make room with urun system prune, or keep containers elsewhere (--state DIR) and what they change in memory (--writable=tmpfs)"
+const noRoom = "make room with urun system prune, choose another store with --root, or keep containers elsewhere (--state DIR) and what they change in memory (--writable=tmpfs)"
 
 // hintOf is what cures an error, or "".
 func hintOf(err error) string {

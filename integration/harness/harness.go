@@ -24,6 +24,8 @@ var (
 	Binary string
 	// Probe is the static program that looks from inside; the demo image has it as /probe.
 	Probe string
+	// HardFS is the program that mounts a directory as a file system that can do little.
+	HardFS string
 	// DemoImage names, in the store, the image of four layers with a shell, coreutils and the probe.
 	DemoImage string
 	// Store is the image and container store that the tests of one package share.
@@ -73,6 +75,9 @@ func run(m *testing.M) (code int, err error) {
 		}
 		Binary = filepath.Join(strings.TrimSpace(top), "bin/urun")
 		Probe, demo = filepath.Join(work, "probe"), filepath.Join(work, "demo")
+		if _, err := output("go", "build", "-o", filepath.Join(work, "hardfs"), "github.com/urun-dev/urun/integration/hardfs"); err != nil {
+			return 0, err
+		}
 		if _, err := output("go", "build", "-o", Probe, "github.com/urun-dev/urun/integration/probe"); err != nil {
 			return 0, err
 		}
@@ -90,7 +95,7 @@ func run(m *testing.M) (code int, err error) {
 	if _, err := os.Stat(Binary); err != nil {
 		return 0, fmt.Errorf("the binary under test: %w (make build)", err)
 	}
-	demoLayout = demo
+	demoLayout, HardFS = demo, filepath.Join(filepath.Dir(Probe), "hardfs")
 	Store = filepath.Join(work, "store")
 	if err := errors.Join(os.MkdirAll(Cache, 0o755), os.Setenv("URUN_ROOT", Store)); err != nil {
 		return 0, err

@@ -259,7 +259,7 @@ func (st *stage) fill() error {
 	if err := copyFile("bin/urun", st.bin("urun")); err != nil {
 		return err
 	}
-	for _, prog := range []string{"probe", "demoimage"} {
+	for _, prog := range []string{"probe", "demoimage", "hardfs"} {
 		if _, err := artifact.Output("go", "build", "-buildvcs=false", "-trimpath", "-o", st.bin(prog), "./integration/"+prog); err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ var mayImport = map[string][]string{
 
 // onlyIn is: a module or package -> the packages of ours that alone may import it.
 var onlyIn = map[string][]string{
-	"github.com/hanwen/go-fuse":                   {"fuseunion"},
+	"github.com/hanwen/go-fuse":                   {"fuseunion", "integration/hardfs"},
 	"github.com/google/nftables":                  {"slirp", "internal/infra/server"},
 	"github.com/vishvananda/netlink":              {"internal/infra/server"},
 	"github.com/godbus/dbus":                      {"cgdelegate"},
