@@ -63,7 +63,8 @@ type FileFlags struct {
 	ReadOnly      bool     `name:"read-only" group:"Files" help:"Mount the image read-only."`
 	Writable      string   `placeholder:"WHERE" group:"Files" help:"Where changes go: disk, tmpfs (memory: they are gone when the container stops) or none."`
 	ShmSize       string   `placeholder:"SIZE" group:"Files" help:"Size of /dev/shm, 64m by default."`
-	Device        []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on."`
+	Device        []string `sep:"none" placeholder:"SRC[:DST]" group:"Files" help:"Pass a device on: a path, or vendor/class=name of a CDI specification such as nvidia.com/gpu=all."`
+	CDISpecDir    []string `name:"cdi-spec-dir" sep:"none" placeholder:"DIR" group:"Files" help:"Directory of CDI specifications, in place of $CDI_SPEC_DIRS or /etc/cdi, /var/run/cdi and ~/.config/cdi."`
 	RootEmulation string   `placeholder:"WHEN" group:"Security" help:"Emulate the users that are missing where only one id is mapped: auto, on or off."`
 
 	Storage  string `placeholder:"KIND" group:"Files" help:"How layers are merged: auto, overlay, fuse or copy."`
@@ -177,7 +178,7 @@ func (f *RunFlags) options() (spec.Options, error) {
 		Env: f.Env, EnvFiles: f.EnvFile, StopSignal: f.StopSignal, StopTimeout: f.StopTimeout,
 		Ulimits: f.Ulimit, Timezone: f.Timezone, LifeOptions: f.LifeFlags.options(),
 
-		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, Writable: f.Writable, ShmSize: f.ShmSize, Devices: f.Device,
+		Volumes: f.Volume, Mounts: f.Mount, Tmpfs: f.Tmpfs, ReadOnly: f.ReadOnly, Writable: f.Writable, ShmSize: f.ShmSize, Devices: f.Device, CDIDirs: f.CDISpecDir,
 
 		Network: first(f.Network), MoreNetworks: rest(f.Network), IP: f.IP, IP6: f.IP6, MACAddress: f.MACAddress,
 		NetworkAliases: f.NetworkAlias, Publish: f.Publish, PublishAll: f.PublishAll, Expose: f.Expose,

@@ -185,6 +185,9 @@ func (c *inspectedContainer) planned(p *spec.Container) {
 	}
 	h := &c.HostConfig
 	h.Privileged, h.Init = p.Privileged, p.Init
+	if len(p.CDIDevices) > 0 {
+		h.DeviceRequests = []deviceRequest{{"cdi", p.CDIDevices}}
+	}
 	h.Writable = cmp.Or(p.Writable, "disk")
 	h.LogConfig = logConfig{Type: p.Log.Driver, Config: map[string]string{}}
 	if p.Log.MaxSize > 0 {

@@ -23,8 +23,9 @@ type inspectedHostConfig struct {
 	CapDrop        []string
 	Privileged     bool
 	ReadonlyRootfs bool
-	Writable       string // "disk", "tmpfs" or "none"
-	RootEmulation  bool   // ids that are not mapped are emulated
+	DeviceRequests []deviceRequest `json:",omitempty"`
+	Writable       string          // "disk", "tmpfs" or "none"
+	RootEmulation  bool            // ids that are not mapped are emulated
 	Init           bool
 	LogConfig      logConfig
 	Dns            []string `json:",omitempty"` //nolint:revive // docker's name
@@ -49,6 +50,12 @@ type inspectedHostConfig struct {
 	CpusetCpus        string
 	PidsLimit         int64
 	CgroupParent      string
+}
+
+// deviceRequest is docker's form of devices by name.
+type deviceRequest struct {
+	Driver    string
+	DeviceIDs []string
 }
 
 type logConfig struct {

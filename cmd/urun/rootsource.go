@@ -177,7 +177,7 @@ func (s *rootSource) facts(opts spec.Options, m userns.Map) spec.Facts {
 		ImageName:   s.name,
 		Passwd:      s.passwd, Group: s.group,
 		UID: me.UID, GID: me.GID, UserName: me.Name,
-		HomeDir:    os.Getenv("HOME"),
+		Groups: spec.Groups(), HomeDir: os.Getenv("HOME"),
 		Cwd:        workingDirectory(),
 		Files:      passed,
 		HaveSubIDs: !m.Single(),

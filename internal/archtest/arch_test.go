@@ -71,6 +71,7 @@ var onlyIn = map[string][]string{
 	"github.com/godbus/dbus":                      {"cgdelegate"},
 	"github.com/google/go-containerregistry":      {"internal/image"},
 	"github.com/pelletier/go-toml":                {"internal/settings"},
+	"tags.cncf.io/container-device-interface":     {"internal/spec"},
 	"github.com/alecthomas/kong":                  {"cmd/urun"},
 	"github.com/docker/docker-credential-helpers": {"internal/image", "cmd/urun"},
 }

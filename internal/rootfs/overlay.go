@@ -43,7 +43,7 @@ const (
 // MountPoints makes Lower and Merged: a tmpfs on the directory of the generated
 // files, which must have been opened before.
 func MountPoints() error {
-	fs, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=64k"}, 0)
+	fs, err := newFilesystem("tmpfs", "tmpfs", []string{"mode=0700", "size=4m"}, 0)
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type builder struct {
 	masks   []string          // --security-opt mask
 	unmask  []string          // patterns of --security-opt unmask
 	labels  map[string]string // of flags
+	cdiEnv  []string          // of devices
 }
 
 type step func(*builder) error

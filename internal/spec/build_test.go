@@ -283,7 +283,7 @@ func TestErrors(t *testing.T) {
 		{name: "file as device", opt: Options{Devices: []string{"/dev/notadevice"}}, want: "is not a device"},
 		{name: "device that is not there", opt: Options{Devices: []string{"/dev/nowhere"}}, want: "--device"},
 		{name: "read-only device", opt: Options{Devices: []string{"/dev/fuse:r"}}, want: "device cgroup"},
-		{name: "device by class", opt: Options{Devices: []string{"vendor.com/gpu=0"}}, want: "absolute path"},
+		{name: "device by class", opt: Options{Devices: []string{"vendor.com/gpu=0"}}, want: "no such device"},
 		{name: "unknown zone", opt: Options{Timezone: "Mars/Base"}, want: "no zone of this name"},
 		{name: "zone that climbs", opt: Options{Timezone: "../../etc/passwd"}, want: "--timezone"},
 		{name: "zone that is a directory", opt: Options{Timezone: "Europe"}, want: "no zone of this name"},

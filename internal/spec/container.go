@@ -55,6 +55,8 @@ type Container struct {
 	Platform string // "os/arch[/variant]", empty for the machine's own
 	Rootfs   string // --rootfs, absolute
 	Storage  string // "auto", "overlay", "fuse" or "copy"
+	// CDIDevices are the devices of vendors' specifications that it has.
+	CDIDevices []string `json:",omitempty"`
 	// Writable is where changes go: "disk", "tmpfs" (memory) or "none" (nothing can be changed).
 	Writable string `json:",omitempty"`
 	// Plain: nothing is served over FUSE, the image is had as plain files.

@@ -12,7 +12,12 @@ import (
 // devices binds device files: a user namespace cannot make any (mknod(2)), and
 // what the caller may do with them there he may do inside.
 func (b *builder) devices() error {
+	var named []string
 	for _, s := range b.opt.Devices {
+		if isCDI(s) {
+			named = append(named, s)
+			continue
+		}
 		source, target, err := parseDevice(s)
 		if err != nil {
 			return fmt.Errorf("--device %s: %w", s, err)
@@ -25,6 +30,9 @@ func (b *builder) devices() error {
 			return fmt.Errorf("--device %s: %s is not a device", s, source)
 		}
 		b.bindDevice(source, target)
+	}
+	if err := b.cdiDevices(named); err != nil {
+		return err
 	}
 	if !b.opt.Privileged {
 		return nil
@@ -73,7 +81,7 @@ func parseDevice(s string) (source, target string, err error) {
 		target = parts[1]
 	}
 	if !path.IsAbs(source) {
-		return "", "", fmt.Errorf("%q is not an absolute path", source)
+		return "", "", hint("a path such as /dev/fuse, or vendor/class=name such as nvidia.com/gpu=all", "%q is not an absolute path", source)
 	}
 	if !permissions(perms) {
 		return "", "", fmt.Errorf("invalid permissions %q", perms)

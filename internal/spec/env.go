@@ -29,6 +29,10 @@ func (b *builder) env() error {
 	if err := b.passEnv(&e); err != nil {
 		return err
 	}
+	for _, kv := range b.cdiEnv {
+		k, v, _ := strings.Cut(kv, "=")
+		e.set(k, v)
+	}
 	for _, name := range b.opt.EnvFiles {
 		if err := b.envFile(&e, name); err != nil {
 			return err

@@ -23,6 +23,7 @@ type Facts struct {
 	Passwd, Group []byte
 
 	UID, GID       int    // the calling user
+	Groups         []int  // his supplementary groups
 	UserName       string // of the calling user, for keep-id; may be empty
 	HomeDir        string // of the calling user
 	Cwd            string // working directory of the calling user, for --home

@@ -40,6 +40,7 @@ type Options struct {
 	Writable               string
 	ShmSize                string
 	Devices                []string
+	CDIDirs                []string // of specifications of devices, in place of the usual
 
 	// Network.
 	Network                    string

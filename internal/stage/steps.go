@@ -47,10 +47,13 @@ func steps() []step {
 		// Before /proc/sys becomes read-only.
 		{"set kernel parameters", func(s *setup) error { return s.root.Sysctl(s.Spec.Linux.Sysctl) }},
 		{"hide paths", (*setup).protect},
+		// They may write to the root, and see it where it is now.
+		{"run hooks", (*setup).createContainerHooks},
 		// After all mount points have been made.
 		{"make root read-only", (*setup).readOnly},
 		{"change root", func(s *setup) error { return s.root.Pivot() }},
 		{"leave host files", (*setup).closeHost},
+		{"run hooks", (*setup).startContainerHooks},
 	}
 }
 
