@@ -2,7 +2,9 @@ package integration
 
 import (
 	"encoding/json"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,130 +13,260 @@ import (
 
 type finding struct{ Check, Status, Detail, Cure, Admin string }
 
-// examine runs urun doctor by a shell script that prepares a fault; $URUN is the binary.
-func examine(t *testing.T, script string) (works bool, checks map[string]finding) {
+// examination is what doctor said of a place, and how a plain run fared there.
+type examination struct {
+	works  bool
+	checks map[string]finding
+	runs   bool
+	said   string // by the run, on standard error
+}
+
+// examineAndRun is the end of each script that prepares a fault; what it uses is the shell's own.
+const examineAndRun = `
+set +e
+"$URUN" doctor --json
+echo "doctor $?"
+said=$("$URUN" run --rm "$IMAGE" true 2>&1)
+printf '%s\n' "run $?" "$said"
+`
+
+// examine has a shell script prepare a place, and looks what doctor and a plain run say there. $URUN is the
+// binary, $IMAGE an image, and the store is empty.
+func examine(t *testing.T, script string) examination {
 	t.Helper()
+	dir := t.TempDir()
 	cmd := exec.Command("sh", "-ec", script)
-	cmd.Env = append(cmd.Environ(), "URUN="+harness.Binary, "TMPDIR="+t.TempDir())
+	cmd.Env = append(cmd.Environ(), "URUN="+harness.Binary, "LAYOUT="+harness.DemoLayout(), "IMAGE=oci:"+harness.DemoLayout()+":latest",
+		"TMPDIR="+dir, "URUN_ROOT="+filepath.Join(dir, "store"), "XDG_RUNTIME_DIR="+dir, "URUN_LINGER=0s",
+		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	lines := strings.SplitN(string(out), "\n", 4)
 	var said struct {
 		Works    bool
 		Findings []finding
 	}
-	if jerr := json.Unmarshal(out, &said); jerr != nil {
-		t.Fatalf("%s: %v (%v)\n%s%s", script, jerr, err, out, stderr.String())
+	if len(lines) < 4 || json.Unmarshal([]byte(lines[0]), &said) != nil {
+		t.Fatalf("%s: %v\n%s%s", script, err, out, stderr.String())
 	}
-	if (err == nil) != said.Works {
-		t.Errorf("works: %v, but it ended with: %v", said.Works, err)
-	}
-	checks = map[string]finding{}
+	e := examination{works: said.Works, checks: map[string]finding{}, runs: lines[2] == "run 0", said: lines[2] + "\n" + lines[3]}
 	for _, f := range said.Findings {
-		checks[f.Check] = f
+		e.checks[f.Check] = f
 	}
-	return said.Works, checks
+	if (lines[1] == "doctor 0") != said.Works {
+		t.Errorf("works: %v, but it ended with: %s", said.Works, lines[1])
+	}
+	return e
 }
 
 func TestDoctorFindsThisMachineFit(t *testing.T) {
-	works, checks := examine(t, `exec "$URUN" doctor --json`)
-	if !works {
-		t.Fatalf("these tests run here, but: %+v", checks)
+	e := examine(t, examineAndRun)
+	if !e.works || !e.runs {
+		t.Fatalf("these tests run here, but: %+v", e)
 	}
-	if got := checks["subordinate ids"].Status == "ok"; got != harness.Ranges(t) {
-		t.Errorf("subordinate ids: %+v", checks["subordinate ids"])
+	if got := e.checks["subordinate ids"].Status == "ok"; got != harness.Ranges(t) {
+		t.Errorf("subordinate ids: %+v", e.checks["subordinate ids"])
 	}
 	harness.Urun(t, "doctor").Has("user namespace", "writable layer", "store")
 }
 
-// Faults that a user can make for himself. What follows the name prepares one; the
-// examination happens in it.
+// Cures, as somebody who has read the finding applies them; in shell, and in the place that has the fault.
+var (
+	// asAdmin does to the letter what is for the administrator, who root of the place is.
+	asAdmin = func(f finding) string { line, _, _ := strings.Cut(f.Admin, ", and a line"); return line }
+	// elsewhere is URUN_ROOT=DIR.
+	elsewhere = func(finding) string { return `URUN_ROOT=$(mktemp -d); export URUN_ROOT` }
+	uncover   = func(dir string) func(finding) string { return func(finding) string { return "umount " + dir } }
+	instead   = func(script string) func(finding) string { return func(finding) string { return script } }
+)
+
+// fault is one that a user can make for himself.
+type fault struct {
+	name string
+	// prepare makes it; by root of a user namespace if that says so.
+	root    bool
+	prepare string
+	// What doctor is to say.
+	check, status, says, cures string
+	// breaks says that a plain run fails, which is to have the same hint.
+	breaks bool
+	// cure is in what follows the hint; nil where only the machine's administrator could.
+	cure func(finding) string
+	// needsRanges: without, the fault is there already.
+	needsRanges bool
+}
+
+const smallStore = `URUN_ROOT=$(mktemp -d); export URUN_ROOT; mount -t tmpfs -o `
+
+var faults = []fault{
+	{name: "no user namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_user_namespaces", // root, as here, makes do without
+		check: "user namespace", status: "degraded", says: "max_user_namespaces is 0", cures: "sysctl -w user.max_user_namespaces", cure: asAdmin},
+	{
+		name: "no network namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_net_namespaces",
+		check: "namespaces", status: "missing", says: "network namespace", cures: "sysctl -w user.max_net_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no pid namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_pid_namespaces",
+		check: "namespaces", status: "missing", says: "pid namespace", cures: "sysctl -w user.max_pid_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no mount namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_mnt_namespaces",
+		check: "namespaces", status: "missing", says: "mount namespace", cures: "sysctl -w user.max_mnt_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no uts namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_uts_namespaces",
+		check: "namespaces", status: "missing", says: "uts namespace", cures: "sysctl -w user.max_uts_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no ipc namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_ipc_namespaces",
+		check: "namespaces", status: "missing", says: "ipc namespace", cures: "sysctl -w user.max_ipc_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no cgroup namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_cgroup_namespaces",
+		check: "namespaces", status: "missing", says: "cgroup namespace", cures: "sysctl -w user.max_cgroup_namespaces", breaks: true, cure: asAdmin,
+	},
+	{
+		name: "no_new_privs", prepare: `[ -n "$AGAIN" ] || AGAIN=1 exec setpriv --no-new-privs sh -c "$SELF"`,
+		check: "subordinate ids", status: "degraded", says: "no_new_privs", cures: "without no_new_privs", needsRanges: true,
+	},
+	{
+		name: "no newuidmap", prepare: `OLD=$PATH; PATH=$(mktemp -d)`,
+		check: "subordinate ids", status: "degraded", says: "newuidmap", cures: "uidmap", cure: instead("PATH=$OLD"), needsRanges: true,
+	},
+	{
+		name: "newuidmap without its privilege", prepare: `OLD=$PATH; d=$(mktemp -d); cp "$(command -v newuidmap)" "$(command -v newgidmap)" "$d"; chmod 755 "$d"/*; PATH=$d:$PATH`,
+		check: "subordinate ids", status: "degraded", says: "newuidmap", cures: "newuidmap", needsRanges: true,
+	},
+	{
+		name: "no /dev/fuse", root: true, prepare: `d=$(mktemp -d); mount -t tmpfs none "$d"; mkdir "$d/net"; for n in null zero random urandom tty net/tun; do touch "$d/$n"; mount --bind /dev/$n "$d/$n"; done; mount --rbind "$d" /dev`,
+		check: "image layers", status: "degraded", says: "/dev/fuse", cures: "--device /dev/fuse", cure: instead("umount -l /dev"),
+	},
+	{
+		name: "no /dev/net/tun", root: true, prepare: "mount -t tmpfs none /dev/net",
+		check: "network", status: "degraded", says: "/dev/net/tun", cures: "--device /dev/net/tun", cure: uncover("/dev/net"),
+	},
+	{
+		name: "a masked /proc", root: true, prepare: "mount -t tmpfs none /proc/fs",
+		check: "/proc", status: "degraded", says: "masked", cures: "unmask=ALL", cure: uncover("/proc/fs"),
+	},
+	{
+		name: "a masked /sys", root: true, prepare: "mount -t tmpfs none /sys/kernel",
+		check: "/sys", status: "degraded", says: "masked", cures: "unmask=ALL", cure: uncover("/sys/kernel"),
+	},
+	{
+		name: "a home that is not there", prepare: "unset URUN_ROOT XDG_DATA_HOME; HOME=/proc/none; export HOME",
+		check: "store", status: "missing", says: "/proc/none/.local", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+	},
+	{
+		name: "a directory of somebody else's", prepare: `URUN_ROOT=$(mktemp -d); chmod 500 "$URUN_ROOT"; export URUN_ROOT`,
+		check: "store", status: "missing", says: "holds no images", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+	},
+	{
+		name: "a read-only disk", root: true, prepare: smallStore + `ro none "$URUN_ROOT"`,
+		check: "store", status: "missing", says: "holds no images", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+	},
+	{
+		name: "a full disk", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"; "$URUN" pull "$IMAGE" >&2; cat /dev/zero >"$URUN_ROOT/full" 2>/dev/null || :`,
+		check: "store", status: "missing", says: "no space left", cures: "urun image prune", cure: elsewhere,
+	},
+	{
+		name: "a disk that is nearly full", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"`,
+		check: "store", status: "degraded", says: "MB are free", cures: "urun image prune", cure: elsewhere,
+	},
+	{
+		name: "no inodes", root: true, prepare: smallStore + `nr_inodes=4 none "$URUN_ROOT"; touch "$URUN_ROOT/a" "$URUN_ROOT/b" "$URUN_ROOT/c"`,
+		check: "store", status: "missing", says: "no space left", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+	},
+	{
+		name: "few inodes", root: true, prepare: smallStore + `nr_inodes=900 none "$URUN_ROOT"`,
+		check: "store", status: "degraded", says: "inodes are free", cures: "urun image prune", cure: elsewhere,
+	},
+	{
+		name: "few open files", prepare: "ulimit -n 300",
+		check: "open files", status: "degraded", says: "300", cures: "limits.d",
+	},
+	{
+		name: "a chroot", root: true, prepare: `d=$(mktemp -d); mkdir "$d/r"; for n in usr bin lib lib64 sbin proc dev sys etc tmp; do [ -e /$n ] || continue; mkdir "$d/r/$n"; mount --rbind /$n "$d/r/$n"; done;
+		mkdir "$d/r/image"; mount --bind "$LAYOUT" "$d/r/image"; touch "$d/r/urun"; mount --bind "$URUN" "$d/r/urun"; [ -n "$AGAIN" ] || AGAIN=1 URUN=/urun IMAGE=oci:/image:latest URUN_ROOT=/tmp/none-$$ exec chroot "$d/r" sh -c "$SELF"`,
+		check: "user namespace", status: "degraded", says: "chroot", cures: "outside of it",
+	},
+}
+
+// place is the script that makes the fault, and what is done against it.
+func (f *fault) place(cure string) string {
+	script := f.prepare + "\n{ :\n" + cure + "\n} >&2\n" + examineAndRun
+	if strings.Contains(f.prepare, "$SELF") {
+		// The second time it runs it is in the place already.
+		return "SELF=" + quoted(examineAndRun) + "; export SELF\n" + f.inside(script)
+	}
+	return f.inside(script)
+}
+
+func quoted(script string) string { return "'" + strings.ReplaceAll(script, "'", `'"'"'`) + "'" }
+
+func (f *fault) inside(script string) string {
+	if !f.root {
+		return script
+	}
+	return "SCRIPT=$(cat <<'END'\n" + script + "\nEND\n)\nexec unshare --user --map-root-user --mount --propagation private sh -ec \"$SCRIPT\""
+}
+
 func TestDoctorFindsInjectedFaults(t *testing.T) {
-	const inside = `unshare --user --map-root-user --mount --propagation private sh -ec `
-	for _, c := range []struct {
-		fault, script, check, status, says, cures string
-		plainRunFails                             bool
-		needsRanges                               bool
-	}{
-		{
-			"user.max_user_namespaces is 0",
-			inside + `'echo 0 >/proc/sys/user/max_user_namespaces; exec "$URUN" doctor --json'`,
-			// Root, as here, makes do without.
-			"user namespace", "degraded", "max_user_namespaces is 0", "sysctl -w user.max_user_namespaces", false, false,
-		},
-		{
-			"user.max_net_namespaces is 0",
-			inside + `'echo 0 >/proc/sys/user/max_net_namespaces; exec "$URUN" doctor --json'`,
-			"namespaces", "missing", "network namespace", "sysctl -w user.max_net_namespaces", true, false,
-		},
-		{
-			"no_new_privs",
-			`exec setpriv --no-new-privs "$URUN" doctor --json`,
-			"subordinate ids", "degraded", "no_new_privs", "no_new_privs", false, true,
-		},
-		{
-			"newuidmap is not on the path",
-			`d=$(mktemp -d); PATH=$d; export PATH; exec "$URUN" doctor --json`,
-			"subordinate ids", "degraded", "newuidmap", "uidmap", false, true,
-		},
-		{
-			"no /dev/fuse",
-			inside + `'mount --bind /dev/null /dev/fuse; mount -t tmpfs none /dev/net; chmod 0 /dev/net; d=$(mktemp -d); mount -t tmpfs none "$d"; for n in null zero random urandom tty; do touch "$d/$n"; mount --bind /dev/$n "$d/$n"; done; mount --rbind "$d" /dev; exec "$URUN" doctor --json'`,
-			"image layers", "degraded", "/dev/fuse", "modprobe fuse", false, false,
-		},
-		{
-			"no /dev/net/tun",
-			inside + `'mount -t tmpfs none /dev/net; exec "$URUN" doctor --json'`,
-			"network", "degraded", "/dev/net/tun", "modprobe tun", false, false,
-		},
-		{
-			"a masked /proc",
-			inside + `'mount -t tmpfs none /proc/fs; exec "$URUN" doctor --json'`,
-			"/proc", "degraded", "masked", "unmask=ALL", false, false,
-		},
-		{
-			"a masked /sys",
-			inside + `'mount -t tmpfs none /sys/kernel; exec "$URUN" doctor --json'`,
-			"/sys", "degraded", "masked", "unmask=ALL", false, false,
-		},
-		{
-			"a store that cannot be written",
-			`unset URUN_ROOT XDG_DATA_HOME; HOME=/proc exec "$URUN" doctor --json`,
-			"store", "missing", "/proc/.local", "URUN_ROOT", true, false,
-		},
-		{
-			"a small disk",
-			inside + `'d=$(mktemp -d); mount -t tmpfs -o size=4m none "$d"; URUN_ROOT=$d exec "$URUN" doctor --json'`,
-			"store", "degraded", "MB are free", "prune", false, false,
-		},
-		{
-			"few inodes",
-			inside + `'d=$(mktemp -d); mount -t tmpfs -o nr_inodes=100 none "$d"; URUN_ROOT=$d exec "$URUN" doctor --json'`,
-			"store", "degraded", "inodes are free", "prune", false, false,
-		},
-		{
-			"few open files",
-			`ulimit -n 300; exec "$URUN" doctor --json`,
-			"open files", "degraded", "300", "limits.d", false, false,
-		},
-		{
-			"a chroot",
-			inside + `'d=$(mktemp -d); mkdir "$d/r"; for n in usr bin lib lib64 sbin proc dev sys etc tmp; do [ -e /$n ] || continue; mkdir "$d/r/$n"; mount --rbind /$n "$d/r/$n"; done; touch "$d/r/urun"; mount --bind "$URUN" "$d/r/urun"; exec chroot "$d/r" /urun --root /tmp/none doctor --json'`,
-			"user namespace", "degraded", "chroot", "outside of it", false, false,
-		},
-	} {
-		if c.needsRanges && !harness.Ranges(t) {
+	for _, f := range faults {
+		if f.needsRanges && !harness.Ranges(t) {
 			continue // the fault is there already
 		}
-		t.Run(c.fault, func(t *testing.T) {
-			works, checks := examine(t, c.script)
-			f := checks[c.check]
-			if f.Status != c.status || !strings.Contains(f.Detail, c.says) || !strings.Contains(f.Cure+"\n"+f.Admin, c.cures) {
-				t.Errorf("%s: %+v", c.check, f)
+		t.Run(f.name, func(t *testing.T) {
+			e := examine(t, f.place(""))
+			got := e.checks[f.check]
+			if got.Status != f.status || !strings.Contains(got.Detail, f.says) || !strings.Contains(got.Cure+"\n"+got.Admin, f.cures) {
+				t.Errorf("%s: %+v", f.check, got)
 			}
-			if works == c.plainRunFails {
-				t.Errorf("works: %v; %+v", works, checks)
+			if e.works != e.runs {
+				t.Errorf("doctor says works: %v, but a run fares: %v\n%s", e.works, e.runs, e.said)
+			}
+			if f.breaks && (e.runs || !strings.Contains(e.said, "hint: ") || !strings.Contains(e.said, f.cures)) {
+				t.Errorf("a run is to fail with the hint %q, but: %v\n%s", f.cures, e.runs, e.said)
+			}
+			if f.cure == nil {
+				return
+			}
+			after := examine(t, f.place(f.cure(got)))
+			if now := after.checks[f.check]; now.Status != "ok" || !after.works || !after.runs {
+				t.Errorf("who follows the hint has: %+v, works: %v, runs: %v\n%s", now, after.works, after.runs, after.said)
 			}
 		})
+	}
+}
+
+// What an outer container keeps from urun is cured by flags of that container, which doctor names; urun is the outer engine, too.
+func TestDoctorNamesTheOuterContainersFlags(t *testing.T) {
+	var flags []string
+	for _, c := range []struct{ check, says, flag string }{
+		{"user namespace", "seccomp filter", "--security-opt seccomp=unconfined"},
+		{"/proc", "masked", "--security-opt unmask=ALL"},
+		{"image layers", "/dev/fuse", "--device /dev/fuse"},
+		{"network", "/dev/net/tun", "--device /dev/net/tun"},
+	} {
+		within := func() examination {
+			return examine(t, `exec "$URUN" run --rm `+strings.Join(flags, " ")+` -v "$URUN:/urun:ro" -v "$LAYOUT:/image:ro" -e URUN=/urun -e IMAGE=oci:/image:latest `+
+				`-e URUN_ROOT=/tmp/store -e URUN_LINGER=0s "$IMAGE" sh -c `+quoted(examineAndRun))
+		}
+		before := within()
+		f := before.checks[c.check]
+		if f.Status == "ok" || !strings.Contains(f.Detail, c.says) || !strings.Contains(f.Cure+"\n"+f.Admin, c.flag) {
+			t.Errorf("%v: %s: %+v", flags, c.check, f)
+		}
+		flags = append(flags, c.flag)
+		after := within()
+		if f := after.checks[c.check]; f.Status != "ok" {
+			t.Errorf("with %v: %s: %+v", flags, c.check, f)
+		}
+		for _, e := range []examination{before, after} {
+			if e.works != e.runs {
+				t.Errorf("%v: doctor says works: %v, but a run fares: %v\n%s", flags, e.works, e.runs, e.said)
+			}
+		}
 	}
 }

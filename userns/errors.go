@@ -39,6 +39,7 @@ type limits struct {
 	apparmorRestrict string // kernel.apparmor_restrict_unprivileged_userns (Ubuntu)
 	seccomp          string // mode in /proc/self/status: "2" is a filter
 	chrooted         bool
+	none             string // a kind of namespaces of which there may be none, by the sysctl that limits them
 }
 
 func readLimits() limits {
@@ -50,7 +51,43 @@ func readLimits() limits {
 		apparmorRestrict: sysctl("kernel/apparmor_restrict_unprivileged_userns"),
 		seccomp:          statusField("Seccomp"),
 		chrooted:         chrooted(),
+		none:             forbiddenKind(),
 	}
+}
+
+// forbiddenKind is a kind of namespaces of which there may be none (user.max_*_namespaces), or "".
+func forbiddenKind() string {
+	for _, kind := range []string{"pid", "mnt", "uts", "ipc", "net", "cgroup"} {
+		if sysctl("user/max_"+kind+"_namespaces") == "0" {
+			return kind
+		}
+	}
+	return ""
+}
+
+func raise(kind string) string {
+	return "as root: sysctl -w user.max_" + kind + "_namespaces=15000, and a line in /etc/sysctl.d to keep it"
+}
+
+// CureLimits is the hint where it cannot be seen from inside which limit was reached: that of a namespace further out.
+const CureLimits = "as root: raise user.max_*_namespaces, here and around this container"
+
+// LimitReached explains ENOSPC of a call that makes namespaces other than a user namespace.
+// Other errors it gives back as they are.
+func LimitReached(err error) error {
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return &Error{Op: "too many namespaces are in use", Err: err, Cure: CureOfLimits()}
+}
+
+// CureOfLimits names the setting by which there may be none of a kind of namespaces, if this process sees it, which one
+// in a user namespace further in does not.
+func CureOfLimits() string {
+	if kind := forbiddenKind(); kind != "" {
+		return raise(kind)
+	}
+	return CureLimits
 }
 
 func sysctl(name string) string {
@@ -104,6 +141,9 @@ func explainClone(err error, l limits) error {
 		return wrap("this kernel has none", "use a kernel built with CONFIG_USER_NS")
 	case errors.Is(err, unix.ENOSPC) && l.maxNamespaces == "0":
 		return wrap("user.max_user_namespaces is 0", "as root: sysctl -w user.max_user_namespaces=15000, and a line in /etc/sysctl.d to keep it")
+	case errors.Is(err, unix.ENOSPC) && l.none != "":
+		// The call makes others as well.
+		return wrap("user.max_"+l.none+"_namespaces is 0", raise(l.none))
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
 		return wrap("too many are in use, or more than 32 are nested", "as root: raise user.max_user_namespaces (now "+l.maxNamespaces+")")
 	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOSYS):

@@ -27,7 +27,7 @@ const doctorTime = 30 * time.Second
 func (c *DoctorCmd) Run(app *App) error {
 	ctx, cancel := context.WithTimeout(context.Background(), doctorTime)
 	defer cancel()
-	o, err := doctor.Observe(ctx, executable(), app.stateRoot())
+	o, err := doctor.Observe(ctx, executable(), app.stateRoot(), app.Root)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (c InfoCmd) Run(app *App) error {
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
 		row(dev, access(dev))
 	}
-	o, err := doctor.Observe(context.Background(), executable(), app.stateRoot())
+	o, err := doctor.Observe(context.Background(), executable(), app.stateRoot(), app.Root)
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (c InfoCmd) Run(app *App) error {
 func networkDriver(app *App) string {
 	ctx, cancel := context.WithTimeout(context.Background(), doctorTime)
 	defer cancel()
-	o, err := doctor.Observe(ctx, executable(), app.stateRoot())
+	o, err := doctor.Observe(ctx, executable(), app.stateRoot(), app.Root)
 	if err != nil {
 		return err.Error()
 	}

@@ -9,10 +9,12 @@ import (
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/doctor"
 	"github.com/urun-dev/urun/internal/image"
 	"github.com/urun-dev/urun/internal/network"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/internal/volume"
+	"github.com/urun-dev/urun/userns"
 )
 
 // hintError is an error with a known cure.
@@ -50,6 +52,9 @@ const noRoom = "make room with urun system prune, choose another store with --ro
 // hintOf is what cures an error, or "".
 func hintOf(err error) string {
 	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() == userns.CureLimits {
+		return userns.CureOfLimits() // from outside there is more to be seen
+	}
 	if errors.As(err, &hinted) && hinted.Hint() != "" {
 		return hinted.Hint()
 	}
@@ -62,6 +67,14 @@ func hintOf(err error) string {
 		return "urun images lists those that are here, urun pull brings others"
 	}
 	return ""
+}
+
+// storeError gives an error of opening a store the cure that doctor knows, unless it has one.
+func storeError(err error) error {
+	if cure := doctor.StoreCure(err); cure != "" && hintOf(err) == "" {
+		return &hintError{err, cure}
+	}
+	return err
 }
 
 // printError prints an error as one line and a second with its cure. An error

@@ -299,9 +299,10 @@ func (a *App) logAt(level string) error {
 
 // Store opens the image store.
 func (a *App) Store() (*image.Store, error) {
-	return image.Open(image.Options{
+	s, err := image.Open(image.Options{
 		Root: a.Root, InUse: a.imagesInUse, Release: func() error { return holder.Release(a.stateRoot()) }, Collected: a.collectUnpacked,
 	})
+	return s, storeError(err)
 }
 
 // Containers opens the container store and cleans up after containers whose
@@ -309,7 +310,7 @@ func (a *App) Store() (*image.Store, error) {
 func (a *App) Containers() (*state.Store, error) {
 	st, err := state.Open(a.stateRoot())
 	if err != nil {
-		return nil, err
+		return nil, storeError(err)
 	}
 	if err := errors.Join(monitor.Sweep(st, executable()), holder.Sweep(a.stateRoot())); err != nil {
 		fmt.Fprintf(a.Stderr, "urun: %v\n", err)

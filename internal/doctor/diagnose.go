@@ -65,6 +65,14 @@ func unknown() Finding {
 // unknown says that nothing could be tried in a namespace, not even in those of a container without a user namespace.
 func (o *Observation) unknown() bool { return o.NamespaceErr != nil && o.Without != WithoutUserNS }
 
+// unmounted says that no mounts could be tried, for want of a mount namespace.
+func (o *Observation) unmounted() bool { return o.Trials[TrialMountNS].Failed() }
+
+// unmounted is for what it keeps from being tried: that finding stands already.
+func unmounted() Finding {
+	return Finding{Status: Degraded, Detail: "not tried: it needs a mount namespace"}
+}
+
 // curedBy puts the hint of an error where it belongs: what begins with "as root:"
 // is for the administrator.
 func curedBy(f Finding, err error) Finding {
@@ -132,6 +140,12 @@ func subordinateIDs(o *Observation) Finding {
 	case !o.Map.Single():
 		return ok("%s", o.Map)
 	}
+	if o.Map.Note == "" {
+		return Finding{
+			Status: Degraded, Detail: "the user namespace around this process has one id: files can belong to one user only, and programs that change to another fail",
+			Cure: "make that namespace with more: unshare --map-auto, or newuidmap",
+		}
+	}
 	f := Finding{Status: Degraded, Detail: o.Map.Note + ": files can belong to one user only, and programs that change to another fail"}
 	if o.HelperErr != nil {
 		return curedBy(f, o.HelperErr)
@@ -156,6 +170,9 @@ func mounts(o *Observation) Finding {
 	if o.unknown() {
 		return unknown()
 	}
+	if o.unmounted() {
+		return unmounted()
+	}
 	for _, name := range []string{TrialPrivate, TrialTmpfs, TrialDevpts, TrialBind} {
 		if t := o.Trials[name]; t.Failed() {
 			return o.forbidden(name, t)
@@ -175,6 +192,8 @@ func procFS(o *Observation) Finding {
 	switch {
 	case o.unknown():
 		return unknown()
+	case o.unmounted():
+		return unmounted()
 	case !t.Failed():
 		return ok("can be mounted")
 	case t.Errno == unix.EPERM && !o.Trials[TrialTmpfs].Failed():
@@ -193,6 +212,8 @@ func sysFS(o *Observation) Finding {
 	switch {
 	case o.unknown():
 		return unknown()
+	case o.unmounted():
+		return unmounted()
 	case !t.Failed():
 		return ok("can be mounted")
 	case t.Errno == unix.EPERM && !o.Trials[TrialTmpfs].Failed():
@@ -223,6 +244,8 @@ func imageLayers(o *Observation) Finding {
 	switch {
 	case o.unknown():
 		return unknown()
+	case o.unmounted():
+		return unmounted()
 	case t.Errno == unix.ENODEV:
 		return Finding{Status: Missing, Detail: t.Error + " (the fuse module is not loaded)", Admin: "modprobe fuse"}
 	case t.Failed():
@@ -248,8 +271,12 @@ func writableLayer(o *Observation) Finding {
 		return Finding{Status: Degraded, Detail: "copy: a container is a copy of its image, for want of mounts"}
 	}
 	switch {
-	case o.unknown() || o.Store.Err != nil:
+	case o.unknown():
 		return unknown()
+	case o.Store.Err != nil:
+		return Finding{Status: Degraded, Detail: "not tried: it needs a store"}
+	case o.unmounted():
+		return unmounted()
 	case !t.Failed():
 		return ok("overlay: the kernel's overlayfs on %s", o.Store.Type)
 	case o.Devices["/dev/fuse"] != nil:
@@ -392,7 +419,7 @@ func store(o *Observation) Finding {
 	s := o.Store
 	switch {
 	case s.Err != nil:
-		return Finding{Status: Missing, Detail: fmt.Sprintf("%s: %v", s.Dir, s.Err), Cure: "URUN_ROOT=DIR with a directory that you can write"}
+		return Finding{Status: Missing, Detail: fmt.Sprintf("%s: %v", s.Dir, s.Err), Cure: StoreCure(s.Err)}
 	case s.FreeBytes < 1<<30:
 		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d MB are free", s.Dir, s.FreeBytes>>20), Cure: "urun image prune, or URUN_ROOT=DIR on a larger disk"}
 	case !s.NoInodes && s.FreeInodes < 10000:

@@ -83,8 +83,8 @@ type Store struct {
 }
 
 // Observe looks at the machine. Exe is this binary, dir the store's directory,
-// which need not exist. The error is one of looking, not of the machine.
-func Observe(ctx context.Context, exe, dir string) (*Observation, error) {
+// which need not exist, images that of the images, which is another one if it belongs to somebody else. The error is one of looking, not of the machine.
+func Observe(ctx context.Context, exe, dir, images string) (*Observation, error) {
 	o := &Observation{Trials: map[string]Trial{}, Devices: map[string]error{}}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
@@ -104,7 +104,7 @@ func Observe(ctx context.Context, exe, dir string) (*Observation, error) {
 	}
 	o.readSettings(me)
 	o.Cgroups = cgdelegate.Probe(ctx)
-	scratch, err := o.observeStore(dir)
+	scratch, err := o.observeStore(dir, images)
 	if err != nil {
 		return nil, err
 	}

@@ -12,8 +12,15 @@ import (
 
 // observeStore looks at the file system of the store and makes a scratch
 // directory on it for the stage; "" where nothing can be written.
-func (o *Observation) observeStore(dir string) (scratch string, err error) {
+func (o *Observation) observeStore(dir, images string) (scratch string, err error) {
 	o.Store.Dir = dir
+	if images != dir {
+		// Somebody else's, who has put images into it; or nobody's.
+		if _, err := os.Stat(filepath.Join(images, "version")); err != nil {
+			o.Store.Dir, o.Store.Err = images, fmt.Errorf("it can not be written, and holds no images: %w", err)
+			return "", nil
+		}
+	}
 	at, err := nearest(dir)
 	if err != nil {
 		o.Store.Err = err
@@ -37,7 +44,25 @@ func (o *Observation) observeStore(dir string) (scratch string, err error) {
 			break
 		}
 	}
+	if o.Store.Err == nil {
+		// What a full disk or a quota refuses is not the directory, but what is in it.
+		o.Store.Err = os.WriteFile(filepath.Join(scratch, "data"), make([]byte, atLeast), 0o600)
+	}
 	return scratch, nil
+}
+
+// atLeast is what a container's records and the files of its start take, in bytes.
+const atLeast = 256 << 10
+
+// StoreCure is what helps where a store can not be used, or "".
+func StoreCure(err error) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "urun image prune -a, or URUN_ROOT=DIR on a disk with space and inodes"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrNotExist):
+		return "URUN_ROOT=DIR with a directory that you can write"
+	}
+	return ""
 }
 
 // nearest returns the lowest directory on the way to dir that exists.

@@ -20,6 +20,7 @@ import (
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/internal/thrift"
+	"github.com/urun-dev/urun/userns"
 )
 
 // Main is the main function of the monitor stage (P1).
@@ -316,7 +317,7 @@ func (c *container) startInit() error {
 		start = func() error { return startInPIDNamespace(cmd, c.pidns, c.cgroup) }
 	}
 	if err := start(); err != nil {
-		return fmt.Errorf("start init: %w", err)
+		return fmt.Errorf("start init: %w", userns.LimitReached(err))
 	}
 	handoff.Donated(cmd)
 	c.closeStdio(cmd)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/slirp"
+	"github.com/urun-dev/urun/userns"
 )
 
 type step struct {
@@ -79,7 +80,7 @@ func (s *setup) cgroupNamespace() error {
 		return nil
 	}
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-		return fmt.Errorf("unshare: %w", err)
+		return fmt.Errorf("unshare: %w", userns.LimitReached(err))
 	}
 	return nil
 }
