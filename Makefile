@@ -12,7 +12,7 @@ HOSTUSER    ?= alice
 PREFLIGHT    = GO="$(GO)" integration/preflight.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test killtest stress host integration host-shell initramfs where lint fmt golden fuzz bench bench-life bench-net bench-fs bench-limits bench-images fs-stress install clean
+.PHONY: help build demo test killtest stress host integration host-shell initramfs where lint fmt golden fuzz bench bench-life bench-net bench-fs bench-limits bench-hpc bench-images fs-stress install clean
 .PHONY: completion man
 
 help: ## list the targets
@@ -105,6 +105,10 @@ bench-life: build ## compare exec, ps, detached containers and their memory with
 bench-limits: build host ## what a cgroup and limits add to a start, natively and in the virtual host (as root); writes docs/benchmarks.md
 	@$(BUILD) -o bin/limitbench ./integration/limitbench
 	@bin/limitbench -out docs/benchmarks.md
+
+bench-hpc: build ## CPU time of 64 ranks with numpy in one container against as many from a directory (as root); writes docs/benchmarks.md
+	@$(BUILD) -o bin/hpcbench ./integration/hpcbench
+	@bin/hpcbench -out docs/benchmarks.md
 
 bench-images: build ## import and mount images of a million files and of 20 GB; writes docs/benchmarks.md
 	@$(PREFLIGHT) test
