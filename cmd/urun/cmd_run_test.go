@@ -19,6 +19,7 @@ func TestMain(m *testing.M) {
 
 // The image can not be had: an error about it would mean that it was asked for.
 func TestMistypedFlagsAreFoundBeforeAnImageIsPulled(t *testing.T) {
+	t.Setenv("URUN_LINGER", "0s") // or its holder keeps open for minutes what these tests were started with
 	for _, args := range [][]string{{"--memory", "lots"}, {"-p", "x"}, {"--network=host", "-p", "80:80"}, {"--userns=martian"}} {
 		var stderr bytes.Buffer
 		line := append(append([]string{"run"}, args...), "127.0.0.1:1/none", "true")
