@@ -162,7 +162,7 @@ func TestARankKeepsWhatItsLauncherGaveIt(t *testing.T) {
 
 func TestWhatRanksCannotShareIsRefused(t *testing.T) {
 	step(t, 2)
-	for _, flag := range []string{"-d", "-t", "--init", "--name=x1", "--restart=always", "--pid=private"} {
+	for _, flag := range []string{"-d", "-t", "--init", "--name=x1", "--restart=always", "--pid=private", "--root-emulation=on"} {
 		harness.Run(t, "--join", flag, "--", "true").Refused("--join", "hint:")
 	}
 	gate := filepath.Join(t.TempDir(), "gate")

@@ -84,6 +84,9 @@ func (r *RunCmd) checkJoin(o *spec.Options) error {
 	if o.PID != "" && o.PID != "host" {
 		return &hintError{fmt.Errorf("--join and --pid %s exclude each other", o.PID), "ranks have the pids that their launcher knows: leave out --pid"}
 	}
+	if o.RootEmulation == "on" {
+		return &hintError{errors.New("--join and --root-emulation=on exclude each other"), "ranks are who their launcher has started: leave out --root-emulation"}
+	}
 	if r.JoinCT < 0 {
 		return fmt.Errorf("--join-ct %d: must be the number of ranks on this node", r.JoinCT)
 	}
