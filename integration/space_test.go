@@ -19,16 +19,25 @@ import (
 // A small tmpfs for the containers, in a user namespace, runs out of inodes at each step of a container's life in turn. What
 // fails says why and leaves nothing; ps is true, and rm cleans up.
 func TestAFullFileSystemLeavesATruePs(t *testing.T) {
+	asRootOfMounts(t, fillUp)
+}
+
+// asRootOfMounts runs a test again, and there f, in user and mount namespaces of its own, where it may mount.
+func asRootOfMounts(t *testing.T, f func(*testing.T)) {
+	t.Helper()
 	const inside = "URUN_TEST_SPACE"
 	if os.Getenv(inside) != "" {
-		fillUp(t)
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		f(t)
 		return
 	}
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, "-test.run", "^TestAFullFileSystemLeavesATruePs$", "-test.v")
+	cmd := exec.Command(exe, "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
@@ -44,9 +53,6 @@ func TestAFullFileSystemLeavesATruePs(t *testing.T) {
 func fillUp(t *testing.T) {
 	dir := filepath.Join(harness.Store, "containers")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

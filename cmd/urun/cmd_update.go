@@ -29,7 +29,7 @@ func (u *UpdateCmd) Run(app *App) error {
 		return err
 	}
 	if launch.Limits(r).Empty() {
-		return errors.New("say which limit to change, such as --memory 512m")
+		return &hintError{errors.New("update: no limit to change"), "say which, such as --memory 512m; see urun update --help"}
 	}
 	return each(app, u.Containers, func(st *state.Store, rec *state.Record) error {
 		if err := updateContainer(st, rec, r); err != nil {

@@ -28,6 +28,9 @@ func mergeResources(old, change *specs.LinuxResources) *specs.LinuxResources {
 	if m := change.Memory; m != nil {
 		merged := value(r.Memory)
 		replace(&merged.Limit, m.Limit)
+		if m.Limit != nil && *m.Limit < 0 {
+			merged.Swap = nil // the old limit's, which without one means nothing
+		}
 		replace(&merged.Swap, m.Swap)
 		replace(&merged.Reservation, m.Reservation)
 		r.Memory = &merged

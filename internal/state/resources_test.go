@@ -28,6 +28,7 @@ func TestAnUpdateReplacesWhatItNames(t *testing.T) {
 		want string
 	}{
 		{spec.ResourceOptions{Memory: "100m"}, `{"memory":{"limit":104857600,"swap":209715200},"cpu":{"quota":50000,"period":100000,"cpus":"0"},"hugepageLimits":[{"pageSize":"2MB","limit":4194304}],"unified":{"memory.high":"41943040"}}`},
+		{spec.ResourceOptions{Memory: "-1"}, `{"memory":{"limit":-1},"cpu":{"quota":50000,"period":100000,"cpus":"0"},"hugepageLimits":[{"pageSize":"2MB","limit":4194304}],"unified":{"memory.high":"41943040"}}`},
 		{spec.ResourceOptions{CPUQuota: -1, CPUShares: 100, Hugetlb: []string{"2MB:8m"}, CgroupConf: []string{"memory.high=max"}}, `{"memory":{"limit":52428800,"swap":104857600},"cpu":{"shares":100,"quota":-1,"period":100000,"cpus":"0"},"hugepageLimits":[{"pageSize":"2MB","limit":8388608}],"unified":{"memory.high":"max"}}`},
 	} {
 		if got := parse(c.o); got != c.want {

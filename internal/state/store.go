@@ -269,6 +269,10 @@ func SaveSpec(dir string, spec *specs.Spec) error {
 		err = os.Rename(tmp, filepath.Join(dir, specFile))
 	}
 	if err != nil {
+		// On a full file system its blocks are wanted elsewhere.
+		if rerr := os.Remove(tmp); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
 		return Vanished(dir, fmt.Errorf("write spec: %w", err))
 	}
 	return nil
