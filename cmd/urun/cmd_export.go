@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -38,7 +39,11 @@ func (c *ExportCmd) Run(app *App) (err error) {
 func writeWhole(name string, files *containerFiles) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), ".urun-export-")
 	if err != nil {
-		return fmt.Errorf("export: %w", err)
+		var why *fs.PathError // of a name that nobody gave
+		if errors.As(err, &why) {
+			err = why.Err
+		}
+		return &hintError{fmt.Errorf("export: create %s: %w", name, err), "-o names a file in a directory that is there and that you may write to"}
 	}
 	defer func() {
 		if err != nil {

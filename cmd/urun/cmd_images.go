@@ -194,5 +194,5 @@ func imageFilter(store *image.Store, key, value string) (func(*image.Image) bool
 			return img.Created.After(other.Created)
 		}, nil
 	}
-	return nil, fmt.Errorf("filter %s: want reference, dangling, label, before or since", key)
+	return nil, &hintError{fmt.Errorf("--filter %s=%s: unknown filter", key, value), "want KEY=VALUE with one of the keys before, dangling, label, reference, since"}
 }

@@ -38,7 +38,7 @@ func (p *PortCmd) Run(app *App) error {
 		}
 	}
 	if p.Private != "" && !found {
-		return fmt.Errorf("container %s does not publish port %s", rec.Name, p.Private)
+		return &hintError{fmt.Errorf("container %s does not publish port %s", rec.Name, p.Private), "urun port " + rec.Name + " lists those that it does"}
 	}
 	return nil
 }

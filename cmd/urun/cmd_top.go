@@ -217,10 +217,15 @@ func topByPs(app *App, pids []int, options []string) error {
 	if err != nil {
 		return &hintError{errors.New("top: options need the host's ps"), "apt-get install procps, or leave the options out"}
 	}
-	cmd := exec.Command(ps, options...)
-	cmd.Stderr = app.Stderr
-	out, err := cmd.Output()
+	out, err := exec.Command(ps, options...).Output()
 	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			// Usage follows.
+			if said, _, _ := strings.Cut(strings.TrimSpace(string(exit.Stderr)), "\n"); said != "" {
+				err = errors.New(strings.TrimPrefix(said, "error: "))
+			}
+		}
 		return &hintError{fmt.Errorf("top: ps %s: %w", strings.Join(options, " "), err), "options are those of ps(1), and the column PID must be among what it shows"}
 	}
 	lines := strings.Split(strings.TrimRight(string(out), "\n"), "\n")

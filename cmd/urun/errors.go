@@ -77,6 +77,14 @@ func storeError(err error) error {
 	return err
 }
 
+// helpful says of an error about a flag, where nothing else cures it, where the flags are explained.
+func helpful(err error, command string) error {
+	if err == nil || !strings.HasPrefix(err.Error(), "-") || strings.Contains(err.Error(), "\n") || hintOf(err) != "" {
+		return err
+	}
+	return &hintError{err, "see " + command + " --help"}
+}
+
 // printError prints an error as one line and a second with its cure. An error
 // that is several is as many lines.
 func printError(w io.Writer, err error) {

@@ -251,7 +251,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 			return report(stderr, err)
 		}
 	}
-	return report(stderr, ctx.Run(app))
+	return report(stderr, helpful(ctx.Run(app), ctx.Selected().FullPath()))
 }
 
 // report prints an error and returns the exit status that it calls for.

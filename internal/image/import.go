@@ -134,7 +134,7 @@ func applyChange(c *ocispec.ImageConfig, change string) error {
 	word, rest, _ := strings.Cut(strings.TrimSpace(change), " ")
 	rest = strings.TrimSpace(rest)
 	if rest == "" {
-		return errors.New("want an instruction and its argument")
+		return withHint(errors.New("want an instruction and its argument"), "such as 'CMD [\"nginx\"]' or 'ENV A=b'")
 	}
 	switch strings.ToUpper(word) {
 	case "CMD":
