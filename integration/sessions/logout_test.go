@@ -46,14 +46,14 @@ func TestRootContainersOfWhoLogsOutWithoutLingering(t *testing.T) {
 			t.Errorf("%s\nwant %q", out, want)
 		}
 	}
-	// With the last process of the session, the holder, goes the session; with that the manager and its scopes.
-	run(t, exec.Command("pkill", "-KILL", "-u", "dave", "-f", "urun __holder"))
+	// With the last processes of his sessions, the holder and the image's server, go the sessions; with those the manager and its scopes.
+	run(t, exec.Command("sh", "-ec", `for s in $(loginctl list-sessions --no-legend | awk '$3 == "dave" { print $1 }'); do loginctl kill-session --signal=KILL $s; done`))
 	harness.Eventually(t, 3*stopDelay, "the limited container is ended", func() bool { return !alive(limited) })
 	harness.Eventually(t, patience, "its cgroup is gone", func() bool {
 		_, err := os.Stat(scope)
 		return errors.Is(err, os.ErrNotExist)
 	})
-	login(t, "dave", `$urun ps -a --format '{{.Names}} {{.State}}' | grep 'limited exited'; $urun rm limited; pkill -KILL -f 'urun __holder' || :`)
+	login(t, "dave", `$urun ps -a --format '{{.Names}} {{.State}}' | grep 'limited exited'; $urun rm limited`)
 }
 
 // container reads the line that inspect printed of a container.

@@ -33,7 +33,7 @@ import (
 //
 // systemd ends all scopes of a user who does not linger with his manager, which ends some seconds
 // after the last process of his last session. The holder is such a process, and stays as long as a container: so a
-// logout by itself ends nothing, but logind.conf's KillUserProcesses=yes does, and so does killing the holder. His
+// logout by itself ends nothing, but logind.conf's KillUserProcesses=yes does, and so does killing the holder and the image's server. His
 // containers without limits are in no scope of their own, but in the session's.
 
 // scopeTime bounds the wait for systemd where nobody asked for a limit: a
