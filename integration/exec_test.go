@@ -67,7 +67,13 @@ func TestExecExitStatus(t *testing.T) {
 	harness.Urun(t, "exec", name, "nosuchcommand").Exits(127)
 	harness.Urun(t, "exec", name, "/etc").Exits(126)
 	harness.Urun(t, "exec", "-u", "nobodyknows", name, "true").Exits(126)
-	harness.Urun(t, "exec", "-w", "/proc/1/nosuch", name, "true").Exits(125)
+	for _, dir := range []string{"/nosuch/dir", "/proc/1/nosuch"} {
+		r := harness.Urun(t, "exec", "-w", dir, name, "true")
+		if r.Exits(127); !strings.Contains(r.Stderr, dir+": no such file or directory\nhint: ") {
+			t.Errorf("%s", r)
+		}
+	}
+	harness.Urun(t, "exec", name, "test", "-e", "/nosuch").Exits(1)
 	harness.Urun(t, "exec", "nosuchcontainer", "true").Refused("nosuchcontainer", "hint: ")
 	harness.Urun(t, "exec", name).Refused("command", "hint: ")
 	harness.Urun(t, "stop", "-t", "0", name).OK()
@@ -88,8 +94,7 @@ func TestExecLeaksNoFiles(t *testing.T) {
 			t.Errorf("descriptor %s", line)
 		}
 	}
-	harness.Urun(t, "exec", "-w", "/proc/self/fd/3", name, "pwd").Exits(125)
-	harness.Urun(t, "exec", "-w", "/proc/self/fd/7/../../..", name, "pwd").Exits(125)
+	harness.Urun(t, "exec", "-w", "/proc/self/fd/3", name, "pwd").Exits(127)
 }
 
 func TestExecWithATerminal(t *testing.T) {

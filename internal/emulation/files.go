@@ -101,15 +101,15 @@ func (w *worker) ownerOf(fd int) (fuseunion.Owner, error) {
 	if err := unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH); err != nil {
 		return fuseunion.Owner{}, err
 	}
-	if !w.remembered(&st) {
+	if !w.remembered(st.Dev, int64(st.Blksize)) {
 		return fuseunion.Owner{UID: st.Uid, GID: st.Gid}, nil
 	}
 	return owner(ownFile(fd))
 }
 
-// remembered tells whether a file belongs to somebody who is not mapped.
-func (w *worker) remembered(st *unix.Stat_t) bool {
-	return w.union && st.Dev == w.unionDev && st.Blksize == fuseunion.OwnedBlksize
+// remembered tells whether a file, of this device and block size, belongs to somebody who is not mapped.
+func (w *worker) remembered(dev uint64, blksize int64) bool {
+	return w.union && dev == w.unionDev && blksize == fuseunion.OwnedBlksize
 }
 
 func owner(path string) (fuseunion.Owner, error) {

@@ -39,7 +39,7 @@ func (w *worker) showPlace(n *notification, p place, to uint64, flags int) answe
 	if err := unix.Fstatat(unix.AT_FDCWD, p.name, &st, p.follow(flags)); err != nil {
 		return pass()
 	}
-	if w.remembered(&st) {
+	if w.remembered(st.Dev, int64(st.Blksize)) {
 		o, err := w.ownerAt(p, flags, st.Ino, st.Ctim)
 		if err != nil {
 			return pass()
@@ -66,7 +66,7 @@ func (w *worker) statx(n *notification) answer {
 		return pass()
 	}
 	dev := unix.Mkdev(st.Dev_major, st.Dev_minor)
-	if w.remembered(&unix.Stat_t{Dev: dev, Blksize: int64(st.Blksize)}) {
+	if w.remembered(dev, int64(st.Blksize)) {
 		o, err := w.ownerAt(p, flags, st.Ino, unix.Timespec{Sec: st.Ctime.Sec, Nsec: int64(st.Ctime.Nsec)})
 		if err != nil {
 			return pass()

@@ -101,7 +101,7 @@ func enter(parent *handoff.Conn) error {
 	if err := s.emulate(); err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
-	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups}
+	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups, visits: true}
 	if err := s.visit(&p, req.Exec); err != nil {
 		return err
 	}

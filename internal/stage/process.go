@@ -29,6 +29,8 @@ type Process struct {
 	preserved []*os.File
 	// independent: it is no child of urun's, and outlives its parent.
 	independent bool
+	// visits: it comes into a container that is there already, whose directories are not its to make.
+	visits bool
 }
 
 // Exec gives up what the command may not have and executes it. It returns only
@@ -115,13 +117,16 @@ func rlimitNumber(name string) (int, bool) {
 	return 0, false
 }
 
-// chdir enters the working directory, making it as docker does.
+// chdir enters the working directory. As with docker, that of a new container is made, that of exec is not.
 func (p Process) chdir() error {
 	cwd := p.Spec.Cwd
 	if cwd == "" {
 		cwd = "/"
 	}
 	err := unix.Chdir(cwd)
+	if p.visits && errors.Is(err, unix.ENOENT) {
+		return &codedError{127, &hintError{fmt.Errorf("%s: %w", cwd, err), "the directory has to be in the container, or choose another one with -w"}}
+	}
 	if errors.Is(err, unix.ENOENT) {
 		if err := os.MkdirAll(cwd, 0o755); err != nil {
 			return err
