@@ -75,7 +75,7 @@ func TestDoctorFindsThisMachineFit(t *testing.T) {
 var (
 	// asAdmin does to the letter what is for the administrator, who root of the place is.
 	asAdmin = func(f finding) string { line, _, _ := strings.Cut(f.Admin, ", and a line"); return line }
-	// elsewhere is URUN_ROOT=DIR.
+	// elsewhere is --root, or URUN_ROOT=DIR.
 	elsewhere = func(finding) string { return `URUN_ROOT=$(mktemp -d); export URUN_ROOT` }
 	uncover   = func(dir string) func(finding) string { return func(finding) string { return "umount " + dir } }
 	instead   = func(script string) func(finding) string { return func(finding) string { return script } }
@@ -156,19 +156,19 @@ var faults = []fault{
 	},
 	{
 		name: "a home that is not there", prepare: "unset URUN_ROOT XDG_DATA_HOME; HOME=/proc/none; export HOME",
-		check: "store", status: "missing", says: "/proc/none/.local", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "/proc/none/.local", cures: "--root", breaks: true, cure: elsewhere,
 	},
 	{
 		name: "a directory of somebody else's", prepare: `URUN_ROOT=$(mktemp -d); chmod 500 "$URUN_ROOT"; export URUN_ROOT`,
-		check: "store", status: "missing", says: "holds no images", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "holds no images", cures: "--root", breaks: true, cure: elsewhere,
 	},
 	{
 		name: "a read-only disk", root: true, prepare: smallStore + `ro none "$URUN_ROOT"`,
-		check: "store", status: "missing", says: "holds no images", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "holds no images", cures: "--root", breaks: true, cure: elsewhere,
 	},
 	{
 		name: "a full disk", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"; "$URUN" pull "$IMAGE" >&2; cat /dev/zero >"$URUN_ROOT/full" 2>/dev/null || :`,
-		check: "store", status: "missing", says: "no space left", cures: "urun image prune", cure: elsewhere,
+		check: "store", status: "missing", says: "no space left", cures: "urun system prune", cure: elsewhere,
 	},
 	{
 		name: "a disk that is nearly full", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"`,
@@ -176,7 +176,7 @@ var faults = []fault{
 	},
 	{
 		name: "no inodes", root: true, prepare: smallStore + `nr_inodes=4 none "$URUN_ROOT"; touch "$URUN_ROOT/a" "$URUN_ROOT/b" "$URUN_ROOT/c"`,
-		check: "store", status: "missing", says: "no space left", cures: "URUN_ROOT=DIR", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "no space left", cures: "--root", breaks: true, cure: elsewhere,
 	},
 	{
 		name: "few inodes", root: true, prepare: smallStore + `nr_inodes=900 none "$URUN_ROOT"`,

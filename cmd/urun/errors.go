@@ -40,14 +40,12 @@ var hints = []struct {
 	{image.ErrAmbiguous, "give more digits of the id"},
 	{network.ErrNotFound, "urun network ls lists networks"},
 	{network.ErrInUse, "remove those containers first, or take them off it with urun network disconnect"},
-	{unix.EROFS, "choose another directory with --root or, for containers alone, with --state"},
-	{unix.ENOSPC, noRoom},
-	{unix.EDQUOT, noRoom},
+	{unix.EROFS, doctor.StoreCure(unix.EROFS)},
+	{unix.ENOSPC, doctor.StoreCure(unix.ENOSPC)},
+	{unix.EDQUOT, doctor.StoreCure(unix.EDQUOT)},
 	{volume.ErrNotFound, "urun volume ls lists volumes"},
 	{volume.ErrInUse, "remove those containers first: a volume that a container has is never removed"},
 }
-
-const noRoom = "make room with urun system prune, choose another store with --root, or keep containers elsewhere (--state DIR) and what they change in memory (--writable=tmpfs)"
 
 // hintOf is what cures an error, or "".
 func hintOf(err error) string {

@@ -58,9 +58,11 @@ const atLeast = 256 << 10
 func StoreCure(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return "urun image prune -a, or URUN_ROOT=DIR on a disk with space and inodes"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrNotExist):
-		return "URUN_ROOT=DIR with a directory that you can write"
+		return "make room with urun system prune, choose another store with --root, or keep containers elsewhere (--state DIR) and what they change in memory (--writable=tmpfs)"
+	case errors.Is(err, unix.EROFS):
+		return "choose another directory with --root or, for containers alone, with --state"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrNotExist):
+		return "choose another directory with --root, or URUN_ROOT=DIR, which you can write"
 	}
 	return ""
 }
