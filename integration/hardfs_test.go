@@ -124,7 +124,7 @@ func TestServicesInstallOnAHardFileSystem(t *testing.T) {
 
 // A pull that the store has no room for, by bytes and by inodes, is one error with nothing half made; what fits then works.
 func TestAPullIntoASmallStore(t *testing.T) {
-	inNamespaces(t, "URUN_TEST_SMALL", func(t *testing.T) {
+	inNamespaces(t, func(t *testing.T) {
 		for _, limit := range []string{"size=256k", "nr_inodes=6", "nr_inodes=12", "nr_inodes=16"} {
 			root := t.TempDir()
 			if err := unix.Mount("tmpfs", root, "tmpfs", 0, limit); err != nil {

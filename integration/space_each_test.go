@@ -37,7 +37,7 @@ func spaceSteps() []spaceStep {
 // until it works, and the same with pages: each of its writes so fails once. A command that failed has changed nothing,
 // and with nothing left a container ends, and is removed.
 func TestEachCommandFailsCleanlyOnAFullFileSystem(t *testing.T) {
-	asRootOfMounts(t, func(t *testing.T) {
+	inNamespaces(t, func(t *testing.T) {
 		room := mountRoom(t)
 		for _, kind := range []string{"inodes", "pages"} {
 			failures := 0

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -19,34 +17,7 @@ import (
 // A small tmpfs for the containers, in a user namespace, runs out of inodes at each step of a container's life in turn. What
 // fails says why and leaves nothing; ps is true, and rm cleans up.
 func TestAFullFileSystemLeavesATruePs(t *testing.T) {
-	asRootOfMounts(t, fillUp)
-}
-
-// asRootOfMounts runs a test again, and there f, in user and mount namespaces of its own, where it may mount.
-func asRootOfMounts(t *testing.T, f func(*testing.T)) {
-	t.Helper()
-	const inside = "URUN_TEST_SPACE"
-	if os.Getenv(inside) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		f(t)
-		return
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: ") {
-		t.Errorf("%v\n%s", err, out)
-	}
+	inNamespaces(t, fillUp)
 }
 
 // fillUp is the test's half in the namespaces.

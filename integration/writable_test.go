@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -105,35 +103,9 @@ func TestWritableIsASetting(t *testing.T) {
 	harness.Urun(t, "info").Has("writable = none, from " + config)
 }
 
-// inNamespaces runs a test again as root of user and mount namespaces of its own, where it may mount.
-func inNamespaces(t *testing.T, variable string, inside func(*testing.T)) {
-	t.Helper()
-	if os.Getenv(variable) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		inside(t)
-		return
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe, "-test.run", "^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), variable+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: ") {
-		t.Errorf("%v\n%s", err, out)
-	}
-}
-
 // A store that many nodes mount read-only, on a node whose home is read-only as well.
 func TestAReadOnlyStoreAndHome(t *testing.T) {
-	inNamespaces(t, "URUN_TEST_READONLY", func(t *testing.T) {
+	inNamespaces(t, func(t *testing.T) {
 		home := t.TempDir()
 		t.Setenv("HOME", home)
 		t.Setenv("XDG_DATA_HOME", "")
@@ -192,7 +164,7 @@ func readOnly(t *testing.T, dir string) {
 
 // Where the store is full, the hint leads out: containers elsewhere, their changes in memory.
 func TestAFullStoreAndTheWayOut(t *testing.T) {
-	inNamespaces(t, "URUN_TEST_FULL", func(t *testing.T) {
+	inNamespaces(t, func(t *testing.T) {
 		dir := filepath.Join(harness.Store, "containers")
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)

@@ -107,6 +107,26 @@ func DebianSource() (suite, sources string, err error) {
 	return "", "", fmt.Errorf("apt's sources do not name a mirror of Debian %s", suite)
 }
 
+// DebianTree is a minimal Debian root directory with some packages, made by root with mmdebstrap; hooks are its customize hooks.
+func DebianTree(name, include string, hooks ...string) (dir string, err error) {
+	cache, err := Cache()
+	if err != nil {
+		return "", err
+	}
+	suite, sources, err := DebianSource()
+	if err != nil {
+		return "", err
+	}
+	args := []string{"--quiet", "--mode=root", "--variant=minbase", "--include=" + include}
+	for _, h := range hooks {
+		args = append(args, "--customize-hook="+h)
+	}
+	return Cached(cache, name, append(args, suite), func(dir string) error {
+		_, err := Output("mmdebstrap", append(args, suite, dir, sources)...)
+		return err
+	})
+}
+
 // Output runs a program without cgo in its environment and returns what it printed; an error has the rest.
 func Output(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)

@@ -11,15 +11,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
-)
 
-const (
-	begin = "<!-- made by `make bench-hpc`: begin -->"
-	end   = "<!-- made by `make bench-hpc`: end -->"
+	"github.com/urun-dev/urun/integration/artifact"
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 func main() {
@@ -39,7 +35,7 @@ func (b *bench) report(out, name string) (err error) {
 	if os.Getuid() != 0 {
 		return errors.New("it needs root, to start programs from a directory")
 	}
-	if b.tree, err = tree(); err != nil {
+	if b.tree, err = artifact.DebianTree("numpy", "python3-numpy"); err != nil {
 		return err
 	}
 	if b.dir, err = os.MkdirTemp("", "urun-hpcbench-"); err != nil {
@@ -58,36 +54,7 @@ func (b *bench) report(out, name string) (err error) {
 		_, err := os.Stdout.WriteString(text)
 		return err
 	}
-	return rewrite(out, text)
-}
-
-// tree is a Debian root directory with python and numpy, made once.
-func tree() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "urun-test", "numpy-1")
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	tmp := dir + ".tmp"
-	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(filepath.Dir(dir), 0o755)); err != nil {
-		return "", err
-	}
-	fmt.Println("making a Debian tree with numpy, kept for later runs")
-	if err := run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include=python3-numpy", "bookworm", tmp); err != nil {
-		return "", err
-	}
-	return dir, os.Rename(tmp, dir)
-}
-
-func run(name string, args ...string) error {
-	cmd := exec.Command(name, args...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
-	}
-	return nil
+	return benchkit.Rewrite(out, "bench-hpc", text)
 }
 
 func (b *bench) table(rows []pair) string {
@@ -104,17 +71,4 @@ func (b *bench) table(rows []pair) string {
 			p.urun.cpu/p.native.cpu, p.urun.blocks)
 	}
 	return t.String()
-}
-
-func rewrite(file, text string) error {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(data), begin)
-	_, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		return fmt.Errorf("%s has no section %s", file, begin)
-	}
-	return os.WriteFile(file, []byte(before+begin+"\n\n"+text+"\n"+end+after), 0o644)
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/integration/benchkit"
 )
 
 type bench struct {
@@ -63,7 +65,7 @@ func (b *bench) prepare(name string) error {
 		{"rm", tar},
 		{"chmod", "-R", "a+rX", b.image},
 	} {
-		if err := run(c[0], c[1:]...); err != nil {
+		if err := benchkit.Command(c[0], c[1:]...); err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/urun-dev/urun/integration/artifact"
 )
 
 func main() {
@@ -232,30 +234,12 @@ func (r *row) job(cmd *exec.Cmd) error {
 
 // tree is a Debian root directory with what the job needs, made once.
 func tree() (string, error) {
-	const include = "uidmap,podman,crun,slirp4netns,fuse-overlayfs,ca-certificates"
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(cache, "urun-test", "where-1")
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	tmp := dir + ".tmp"
-	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(filepath.Dir(dir), 0o755)); err != nil {
-		return "", err
-	}
-	fmt.Println("making a Debian tree, kept for later runs")
-	if err := run("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--include="+include,
-		"--customize-hook=chroot \"$1\" useradd --no-create-home --uid 1000 job",
-		"--customize-hook=chroot \"$1\" useradd --no-create-home --uid 1001 job1",
-		"--customize-hook=printf 'job:100000:65536\\n' >\"$1/etc/subuid\"",
-		"--customize-hook=printf 'job:100000:65536\\n' >\"$1/etc/subgid\"",
-		"--customize-hook=touch \"$1/usr/local/bin/urun\" \"$1/job.sh\"; mkdir \"$1/image\"; chmod 755 \"$1\"",
-		"bookworm", tmp); err != nil {
-		return "", err
-	}
-	return dir, os.Rename(tmp, dir)
+	return artifact.DebianTree("where", "uidmap,podman,crun,slirp4netns,fuse-overlayfs,ca-certificates",
+		`chroot "$1" useradd --no-create-home --uid 1000 job`,
+		`chroot "$1" useradd --no-create-home --uid 1001 job1`,
+		`printf 'job:100000:65536\n' >"$1/etc/subuid"`,
+		`printf 'job:100000:65536\n' >"$1/etc/subgid"`,
+		`touch "$1/usr/local/bin/urun" "$1/job.sh"; mkdir "$1/image"; chmod 755 "$1"`)
 }
 
 func run(name string, args ...string) error {
