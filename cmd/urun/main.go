@@ -172,23 +172,47 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 func (e exitStatus) ExitCode() int { return int(e) }
 
 // grammar returns a pointer to the struct that the parser is built from: all of
-// cli, or only its global flags and the command that the line begins with.
+// cli, or only its global flags and the command that the line names.
 // Kong walks every field by reflection at every start, which for all commands
-// takes as long as the rest of urun version.
+// takes longer than the rest of urun version.
 func grammar(args []string) reflect.Value {
 	all := reflect.TypeFor[cli]()
-	if len(args) > 0 {
-		for field := range all.Fields() {
-			if _, isCommand := field.Tag.Lookup("cmd"); isCommand && strings.EqualFold(field.Name, args[0]) && args[0] == strings.ToLower(args[0]) {
-				root, _ := all.FieldByName("Root")
-				state, _ := all.FieldByName("State")
-				debug, _ := all.FieldByName("Debug")
-				linger, _ := all.FieldByName("Linger")
-				return reflect.New(reflect.StructOf([]reflect.StructField{root, state, debug, linger, field}))
-			}
+	word := commandWord(all, args)
+	for field := range all.Fields() {
+		if isCommand(field) && strings.EqualFold(field.Name, word) && word == strings.ToLower(word) {
+			root, _ := all.FieldByName("Root")
+			state, _ := all.FieldByName("State")
+			debug, _ := all.FieldByName("Debug")
+			linger, _ := all.FieldByName("Linger")
+			return reflect.New(reflect.StructOf([]reflect.StructField{root, state, debug, linger, field}))
 		}
 	}
 	return reflect.New(all)
+}
+
+// commandWord is the first word behind the global flags, or "" where that is not for certain.
+func commandWord(all reflect.Type, args []string) string {
+	for len(args) > 0 {
+		flag, ok := strings.CutPrefix(args[0], "--")
+		if !ok {
+			return args[0]
+		}
+		name, _, whole := strings.Cut(flag, "=")
+		field, ok := all.FieldByNameFunc(func(s string) bool { return strings.ToLower(s) == name })
+		if !ok || isCommand(field) {
+			return ""
+		}
+		args = args[1:]
+		if !whole && field.Type.Kind() != reflect.Bool {
+			args = args[min(1, len(args)):]
+		}
+	}
+	return ""
+}
+
+func isCommand(f reflect.StructField) bool {
+	_, ok := f.Tag.Lookup("cmd")
+	return ok
 }
 
 // newParser makes the command line's parser of a grammar.

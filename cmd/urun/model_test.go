@@ -166,3 +166,26 @@ func TestUnitWords(t *testing.T) {
 		}
 	}
 }
+
+func TestTheParserIsMadeForOneCommand(t *testing.T) {
+	all := reflect.TypeFor[cli]()
+	for line, want := range map[string]string{
+		"ps":                                  "ps",
+		"--root /x ps --root y":               "ps",
+		"--root=/x --debug --linger 1m ps -a": "ps",
+		"--state ps images":                   "images",
+		"--debug":                             "",
+		"--root":                              "",
+		"--nosuch ps":                         "",
+		"--version ps":                        "", // a command's name
+		"-h":                                  "-h",
+	} {
+		words := strings.Fields(line)
+		if got := commandWord(all, words); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+		if c := grammar(words); (c.Elem().Type() == all) == (want == "ps" || want == "images") {
+			t.Errorf("%s: a parser of %v", line, c.Elem().Type())
+		}
+	}
+}
