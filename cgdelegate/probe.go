@@ -224,6 +224,6 @@ func delegateCure(parts []string, controller string) string {
 		}
 		return "have " + unit + " delegate it: [Service] Delegate=cpu cpuset io memory pids"
 	}
-	return "as root: write `[Service]` and `Delegate=cpu cpuset io memory pids` as two lines to /etc/systemd/system/user@.service.d/delegate.conf, " +
-		"then systemctl daemon-reload && systemctl restart " + unit + " (ends that user's services; without it, " + controller + " is there from the next boot on)"
+	return "as root: mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' >/etc/systemd/system/user@.service.d/delegate.conf && " +
+		"systemctl daemon-reload && systemctl restart " + unit + " # the last ends that user's services; without it, " + controller + " is there from the next boot on"
 }

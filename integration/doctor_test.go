@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,10 +37,15 @@ printf '%s\n' "run $?" "$said"
 func examine(t *testing.T, script string) examination {
 	t.Helper()
 	dir := t.TempDir()
+	// A hint calls urun by its name.
+	bin := filepath.Join(dir, "bin")
+	if err := errors.Join(os.Mkdir(bin, 0o755), os.Symlink(harness.Binary, filepath.Join(bin, "urun"))); err != nil {
+		t.Fatal(err)
+	}
 	cmd := exec.Command("sh", "-ec", script)
 	cmd.Env = append(cmd.Environ(), "URUN="+harness.Binary, "LAYOUT="+harness.DemoLayout(), "IMAGE=oci:"+harness.DemoLayout()+":latest",
 		"TMPDIR="+dir, "URUN_ROOT="+filepath.Join(dir, "store"), "XDG_RUNTIME_DIR="+dir, "URUN_LINGER=0s",
-		"PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+		"PATH="+bin+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -71,14 +78,12 @@ func TestDoctorFindsThisMachineFit(t *testing.T) {
 	harness.Urun(t, "doctor").Has("user namespace", "writable layer", "store")
 }
 
-// Cures, as somebody who has read the finding applies them; in shell, and in the place that has the fault.
+// Cures. The first two are the line of the finding, to the letter, by the shell that the fault is in; the others do what it means.
 var (
-	// asAdmin does to the letter what is for the administrator, who root of the place is.
-	asAdmin = func(f finding) string { line, _, _ := strings.Cut(f.Admin, ", and a line"); return line }
-	// elsewhere is --root, or URUN_ROOT=DIR.
-	elsewhere = func(finding) string { return `URUN_ROOT=$(mktemp -d); export URUN_ROOT` }
-	uncover   = func(dir string) func(finding) string { return func(finding) string { return "umount " + dir } }
-	instead   = func(script string) func(finding) string { return func(finding) string { return script } }
+	asUser  = func(f finding) string { return f.Cure }
+	asAdmin = func(f finding) string { return f.Admin }
+	uncover = func(dir string) func(finding) string { return func(finding) string { return "umount " + dir } }
+	instead = func(script string) func(finding) string { return func(finding) string { return script } }
 )
 
 // fault is one that a user can make for himself.
@@ -91,13 +96,18 @@ type fault struct {
 	check, status, says, cures string
 	// breaks says that a plain run fails, which is to have the same hint.
 	breaks bool
-	// cure is in what follows the hint; nil where only the machine's administrator could.
-	cure func(finding) string
+	// cure is what follows the hint; nil where only the machine's administrator could. What it then says is "ok", or after.
+	cure  func(finding) string
+	after string
 	// needsRanges: without, the fault is there already.
 	needsRanges bool
 }
 
-const smallStore = `URUN_ROOT=$(mktemp -d); export URUN_ROOT; mount -t tmpfs -o `
+const (
+	// anotherDisk is what the hint to keep the store elsewhere finds in /var/tmp.
+	anotherDisk = `mount -t tmpfs -o mode=1777,size=2g,nr_inodes=100k none /var/tmp; `
+	smallStore  = anotherDisk + `URUN_ROOT=$(mktemp -d); export URUN_ROOT; mount -t tmpfs -o `
+)
 
 var faults = []fault{
 	{name: "no user namespaces", root: true, prepare: "echo 0 >/proc/sys/user/max_user_namespaces", // root, as here, makes do without
@@ -140,11 +150,11 @@ var faults = []fault{
 	},
 	{
 		name: "no /dev/fuse", root: true, prepare: `d=$(mktemp -d); mount -t tmpfs none "$d"; mkdir "$d/net"; for n in null zero random urandom tty net/tun; do touch "$d/$n"; mount --bind /dev/$n "$d/$n"; done; mount --rbind "$d" /dev`,
-		check: "image layers", status: "degraded", says: "/dev/fuse", cures: "--device /dev/fuse", cure: instead("umount -l /dev"),
+		check: "image layers", status: "degraded", says: "/dev/fuse", cures: "/dev/fuse c 10 229 # for the inside of a container: start it with --device /dev/fuse", cure: instead("umount -l /dev"),
 	},
 	{
 		name: "no /dev/net/tun", root: true, prepare: "mount -t tmpfs none /dev/net",
-		check: "network", status: "degraded", says: "/dev/net/tun", cures: "--device /dev/net/tun", cure: uncover("/dev/net"),
+		check: "network", status: "degraded", says: "/dev/net/tun", cures: "/dev/net/tun c 10 200 # for the inside of a container: start it with --device /dev/net/tun", cure: uncover("/dev/net"),
 	},
 	{
 		name: "a masked /proc", root: true, prepare: "mount -t tmpfs none /proc/fs",
@@ -155,32 +165,36 @@ var faults = []fault{
 		check: "/sys", status: "degraded", says: "masked", cures: "unmask=ALL", cure: uncover("/sys/kernel"),
 	},
 	{
-		name: "a home that is not there", prepare: "unset URUN_ROOT XDG_DATA_HOME; HOME=/proc/none; export HOME",
-		check: "store", status: "missing", says: "/proc/none/.local", cures: "--root", breaks: true, cure: elsewhere,
+		name: "a home that is not there", root: true, prepare: anotherDisk + "unset URUN_ROOT XDG_DATA_HOME; HOME=/proc/none; export HOME",
+		check: "store", status: "missing", says: "/proc/none/.local", cures: "URUN_ROOT=", breaks: true, cure: asUser,
 	},
 	{
-		name: "a directory of somebody else's", prepare: `URUN_ROOT=$(mktemp -d); chmod 500 "$URUN_ROOT"; export URUN_ROOT`,
-		check: "store", status: "missing", says: "holds no images", cures: "--root", breaks: true, cure: elsewhere,
+		name: "a directory of somebody else's", root: true, prepare: anotherDisk + "URUN_ROOT=/usr/urun-store; export URUN_ROOT; unset XDG_DATA_HOME; HOME=/usr/nobody; export HOME",
+		check: "store", status: "missing", says: "permission denied", cures: "URUN_ROOT=", breaks: true, cure: asUser,
+	},
+	{
+		name: "a directory that is closed to its owner", prepare: `URUN_ROOT=$KEPT/store; mkdir -p "$URUN_ROOT"; chmod 500 "$URUN_ROOT"; export URUN_ROOT`,
+		check: "store", status: "missing", says: "holds no images", cures: "chmod u+rwx", breaks: true, cure: asUser,
 	},
 	{
 		name: "a read-only disk", root: true, prepare: smallStore + `ro none "$URUN_ROOT"`,
-		check: "store", status: "missing", says: "holds no images", cures: "--root", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "holds no images", cures: "URUN_ROOT=", breaks: true, cure: asUser,
 	},
 	{
-		name: "a full disk", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"; "$URUN" pull "$IMAGE" >&2; cat /dev/zero >"$URUN_ROOT/full" 2>/dev/null || :`,
-		check: "store", status: "missing", says: "no space left", cures: "urun system prune", cure: elsewhere,
+		name: "a full disk", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"; "$URUN" run --network none "$IMAGE" dd if=/dev/zero of=/junk bs=1M count=8 >&2; cat /dev/zero >"$URUN_ROOT/full" 2>/dev/null || :`,
+		check: "store", status: "missing", says: "no space left", cures: "urun system prune", cure: asUser, after: "degraded",
 	},
 	{
 		name: "a disk that is nearly full", root: true, prepare: smallStore + `size=100m none "$URUN_ROOT"`,
-		check: "store", status: "degraded", says: "MB are free", cures: "urun image prune", cure: elsewhere,
+		check: "store", status: "degraded", says: "MB are free", cures: "urun image prune", cure: asUser,
 	},
 	{
 		name: "no inodes", root: true, prepare: smallStore + `nr_inodes=4 none "$URUN_ROOT"; touch "$URUN_ROOT/a" "$URUN_ROOT/b" "$URUN_ROOT/c"`,
-		check: "store", status: "missing", says: "no space left", cures: "--root", breaks: true, cure: elsewhere,
+		check: "store", status: "missing", says: "no space left", cures: "--root", breaks: true,
 	},
 	{
 		name: "few inodes", root: true, prepare: smallStore + `nr_inodes=900 none "$URUN_ROOT"`,
-		check: "store", status: "degraded", says: "inodes are free", cures: "urun image prune", cure: elsewhere,
+		check: "store", status: "degraded", says: "inodes are free", cures: "urun image prune", cure: asUser,
 	},
 	{
 		name: "few open files", prepare: "ulimit -n 300",
@@ -218,6 +232,8 @@ func TestDoctorFindsInjectedFaults(t *testing.T) {
 			continue // the fault is there already
 		}
 		t.Run(f.name, func(t *testing.T) {
+			// For what a hint names by its path.
+			t.Setenv("KEPT", t.TempDir())
 			e := examine(t, f.place(""))
 			got := e.checks[f.check]
 			if got.Status != f.status || !strings.Contains(got.Detail, f.says) || !strings.Contains(got.Cure+"\n"+got.Admin, f.cures) {
@@ -233,7 +249,7 @@ func TestDoctorFindsInjectedFaults(t *testing.T) {
 				return
 			}
 			after := examine(t, f.place(f.cure(got)))
-			if now := after.checks[f.check]; now.Status != "ok" || !after.works || !after.runs {
+			if now := after.checks[f.check]; now.Status != cmp.Or(f.after, "ok") || !after.works || !after.runs {
 				t.Errorf("who follows the hint has: %+v, works: %v, runs: %v\n%s", now, after.works, after.runs, after.said)
 			}
 		})

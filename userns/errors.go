@@ -15,7 +15,7 @@ import (
 type Error struct {
 	Op   string // what was tried: "create a user namespace"
 	Err  error  // why it did not work
-	Cure string // what to do; "" if nobody knows
+	Cure string // what to do; "" if nobody knows. Where a command does it, a line for a shell, behind "as root: " if need be
 }
 
 func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
@@ -65,8 +65,20 @@ func forbiddenKind() string {
 	return ""
 }
 
+// keepSetting is behind a line for a shell, for which it is a comment.
+const keepSetting = " # and a line in /etc/sysctl.d to keep it"
+
+// raiseFrom gives twice as many user namespaces as there may be now.
+func raiseFrom(now string) string {
+	n, err := strconv.ParseUint(now, 10, 31)
+	if err != nil || n < 15000/2 {
+		return raise("user")
+	}
+	return "as root: sysctl -w user.max_user_namespaces=" + strconv.FormatUint(2*n, 10) + keepSetting
+}
+
 func raise(kind string) string {
-	return "as root: sysctl -w user.max_" + kind + "_namespaces=15000, and a line in /etc/sysctl.d to keep it"
+	return "as root: sysctl -w user.max_" + kind + "_namespaces=15000" + keepSetting
 }
 
 // CureLimits is the hint where it cannot be seen from inside which limit was reached: that of a namespace further out.
@@ -140,16 +152,16 @@ func explainClone(err error, l limits) error {
 	case !l.kernelSupport:
 		return wrap("this kernel has none", "use a kernel built with CONFIG_USER_NS")
 	case errors.Is(err, unix.ENOSPC) && l.maxNamespaces == "0":
-		return wrap("user.max_user_namespaces is 0", "as root: sysctl -w user.max_user_namespaces=15000, and a line in /etc/sysctl.d to keep it")
+		return wrap("user.max_user_namespaces is 0", raise("user"))
 	case errors.Is(err, unix.ENOSPC) && l.none != "":
 		// The call makes others as well.
 		return wrap("user.max_"+l.none+"_namespaces is 0", raise(l.none))
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EUSERS):
-		return wrap("too many are in use, or more than 32 are nested", "as root: raise user.max_user_namespaces (now "+l.maxNamespaces+")")
+		return wrap("too many are in use, or more than 32 are nested", raiseFrom(l.maxNamespaces))
 	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOSYS):
 		return &Error{Op: "start a process in a new user namespace", Err: err}
 	case l.unprivClone == "0":
-		return wrap("kernel.unprivileged_userns_clone is 0", "as root: sysctl -w kernel.unprivileged_userns_clone=1, and a line in /etc/sysctl.d to keep it")
+		return wrap("kernel.unprivileged_userns_clone is 0", "as root: sysctl -w kernel.unprivileged_userns_clone=1"+keepSetting)
 	case l.seccomp == "2":
 		return wrap("the seccomp filter around this process forbids it", "start the outer container with --security-opt seccomp=unconfined (docker, podman) or seccompProfile: Unconfined (Kubernetes); or run urun as its root, which makes do without")
 	case l.chrooted:
@@ -160,7 +172,7 @@ func explainClone(err error, l limits) error {
 	return wrap("a security module or the kernel's settings forbid it", "")
 }
 
-const cureAppArmor = "as root: an AppArmor profile for urun that contains `userns,` or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+const cureAppArmor = "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 # or an AppArmor profile for urun that contains: userns,"
 
 // explainWrite names the setting behind an errno of a write to uid_map by our own
 // hand.

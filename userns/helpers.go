@@ -12,10 +12,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	cureInstall = "install the package uidmap (Debian, Ubuntu) or shadow-utils (Fedora)"
-	cureHelper  = "as root: setcap cap_setuid+ep /usr/bin/newuidmap && setcap cap_setgid+ep /usr/bin/newgidmap"
-)
+const cureInstall = "as root: apt-get install --yes uidmap # Debian, Ubuntu; Fedora: dnf install shadow-utils"
+
+// helperPaths are the helpers that are found, or where they belong.
+func helperPaths() (newuidmap, newgidmap string) {
+	find := func(name string) string {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+		return "/usr/bin/" + name
+	}
+	return find("newuidmap"), find("newgidmap")
+}
+
+// cureMode makes the helpers setuid root, as Debian has them.
+func cureMode() string {
+	u, g := helperPaths()
+	return "as root: chmod u+s " + u + " " + g
+}
+
+// cureCapabilities makes them go without root: one that is setuid as well would be root, to whom the map does not belong.
+func cureCapabilities() string {
+	u, g := helperPaths()
+	return "as root: chmod u-s " + u + " " + g + " && setcap cap_setuid+ep " + u + " && setcap cap_setgid+ep " + g
+}
 
 // HelpersUsable says why newuidmap and newgidmap cannot do their work here; nil if
 // nothing speaks against them.
@@ -60,12 +80,12 @@ func helperPower(path string) error {
 		return nil
 	}
 	if fi.Mode()&os.ModeSetuid == 0 {
-		return &Error{Op: op, Err: errors.New("it is neither setuid root nor has it capabilities"), Cure: cureHelper}
+		return &Error{Op: op, Err: errors.New("it is neither setuid root nor has it capabilities"), Cure: cureMode()}
 	}
 	// A setuid helper is root, not the namespace's owner, and needs CAP_SYS_ADMIN
 	// to write the map (map_write); with file capabilities it stays the owner.
 	if !capStatus("CapBnd", unix.CAP_SYS_ADMIN) {
-		return &Error{Op: op, Err: errors.New("it is setuid root, but this job's root lacks CAP_SYS_ADMIN"), Cure: cureHelper}
+		return &Error{Op: op, Err: errors.New("it is setuid root, but this job's root lacks CAP_SYS_ADMIN"), Cure: cureCapabilities()}
 	}
 	return nil
 }
@@ -102,7 +122,7 @@ func explainHelper(name, path string, rs []Range, err error) error {
 		kind, own, sub = "gid", uint32(id.GID), gids
 	}
 	for _, r := range rs {
-		if e := granted(kind, []Range{r}, own, sub, identity([]Range{{0, 0, 1<<32 - 1}}), host{}); e != nil {
+		if e := granted(kind, []Range{r}, id.Name, own, sub, identity([]Range{{0, 0, 1<<32 - 1}}), host{}); e != nil {
 			return &Error{Op: op, Err: fmt.Errorf("%w (%w)", e, err), Cure: cureOf(e)}
 		}
 	}

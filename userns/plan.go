@@ -174,9 +174,9 @@ func planExplicit(req Request, id Identity, h host) (Map, error) {
 	if err := errors.Join(validate("uid", m.UIDs), validate("gid", m.GIDs)); err != nil {
 		return Map{}, fmt.Errorf("plan the id map: %w", err)
 	}
-	err := granted("uid", m.UIDs, uint32(id.UID), h.subUIDs, h.parentUIDs, h)
+	err := granted("uid", m.UIDs, id.Name, uint32(id.UID), h.subUIDs, h.parentUIDs, h)
 	if err == nil {
-		err = granted("gid", m.GIDs, uint32(id.GID), h.subGIDs, h.parentGIDs, h)
+		err = granted("gid", m.GIDs, id.Name, uint32(id.GID), h.subGIDs, h.parentGIDs, h)
 	}
 	return m, err
 }
@@ -184,7 +184,7 @@ func planExplicit(req Request, id Identity, h host) (Map, error) {
 // granted checks that every range may be mapped: all of it exists in the parent,
 // and it is the caller's own id, or in one of his grants, or he has the
 // capability.
-func granted(kind string, rs []Range, own uint32, sub []SubRange, parent []Range, h host) error {
+func granted(kind string, rs []Range, name string, own uint32, sub []SubRange, parent []Range, h host) error {
 	for _, r := range rs {
 		whole := []SubRange{{r.Host, r.Size}}
 		op := fmt.Sprintf("map %ss %d to %d", kind, r.Host, r.Host+r.Size-1)
@@ -204,7 +204,7 @@ func granted(kind string, rs []Range, own uint32, sub []SubRange, parent []Range
 		if !ok {
 			return &Error{
 				Op: op, Err: errors.New("they are not among the user's subordinate ids"),
-				Cure: fmt.Sprintf("as root: usermod --add-sub%ss %d-%d USER", kind, r.Host, r.Host+r.Size-1),
+				Cure: fmt.Sprintf("as root: usermod --add-sub%ss %d-%d %s", kind, r.Host, r.Host+r.Size-1, name),
 			}
 		}
 	}

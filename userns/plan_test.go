@@ -382,7 +382,7 @@ func TestAFailedCloneIsExplained(t *testing.T) {
 	}{
 		{"no support", unix.EINVAL, func(l *limits) { l.kernelSupport = false }, "this kernel has none", "CONFIG_USER_NS"},
 		{"none allowed", unix.ENOSPC, func(l *limits) { l.maxNamespaces = "0" }, "user.max_user_namespaces is 0", "sysctl"},
-		{"all used", unix.ENOSPC, func(*limits) {}, "too many", "15000"},
+		{"all used", unix.ENOSPC, func(*limits) {}, "too many", "sysctl -w user.max_user_namespaces=30000"},
 		{"nested too deep", unix.EUSERS, func(*limits) {}, "32", ""},
 		{"debian's switch", unix.EPERM, func(l *limits) { l.unprivClone = "0" }, "unprivileged_userns_clone", "sysctl"},
 		{"docker's seccomp", unix.EPERM, func(l *limits) { l.seccomp = "2" }, "seccomp", "unconfined"},

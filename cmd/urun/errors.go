@@ -9,7 +9,7 @@ import (
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 
-	"github.com/urun-dev/urun/internal/doctor"
+	"github.com/urun-dev/urun/internal/cure"
 	"github.com/urun-dev/urun/internal/image"
 	"github.com/urun-dev/urun/internal/network"
 	"github.com/urun-dev/urun/internal/state"
@@ -40,9 +40,9 @@ var hints = []struct {
 	{image.ErrAmbiguous, "give more digits of the id"},
 	{network.ErrNotFound, "urun network ls lists networks"},
 	{network.ErrInUse, "remove those containers first, or take them off it with urun network disconnect"},
-	{unix.EROFS, doctor.StoreCure(unix.EROFS)},
-	{unix.ENOSPC, doctor.StoreCure(unix.ENOSPC)},
-	{unix.EDQUOT, doctor.StoreCure(unix.EDQUOT)},
+	{unix.EROFS, cure.Store(unix.EROFS, "")},
+	{unix.ENOSPC, cure.Store(unix.ENOSPC, "")},
+	{unix.EDQUOT, cure.Store(unix.EDQUOT, "")},
 	{volume.ErrNotFound, "urun volume ls lists volumes"},
 	{volume.ErrInUse, "remove those containers first: a volume that a container has is never removed"},
 }
@@ -67,10 +67,10 @@ func hintOf(err error) string {
 	return ""
 }
 
-// storeError gives an error of opening a store the cure that doctor knows, unless it has one.
-func storeError(err error) error {
-	if cure := doctor.StoreCure(err); cure != "" && hintOf(err) == "" {
-		return &hintError{err, cure}
+// storeError gives an error of opening the store in dir the cure that doctor knows, unless it has one.
+func storeError(err error, dir string) error {
+	if hint := cure.Store(err, dir); hint != "" && hintOf(err) == "" {
+		return &hintError{err, hint}
 	}
 	return err
 }

@@ -326,7 +326,7 @@ func (a *App) Store() (*image.Store, error) {
 	s, err := image.Open(image.Options{
 		Root: a.Root, InUse: a.imagesInUse, Release: func() error { return holder.Release(a.stateRoot()) }, Collected: a.collectUnpacked,
 	})
-	return s, storeError(err)
+	return s, storeError(err, a.Root)
 }
 
 // Containers opens the container store and cleans up after containers whose
@@ -334,7 +334,7 @@ func (a *App) Store() (*image.Store, error) {
 func (a *App) Containers() (*state.Store, error) {
 	st, err := state.Open(a.stateRoot())
 	if err != nil {
-		return nil, storeError(err)
+		return nil, storeError(err, a.stateRoot())
 	}
 	if err := errors.Join(monitor.Sweep(st, executable()), holder.Sweep(a.stateRoot())); err != nil {
 		fmt.Fprintf(a.Stderr, "urun: %v\n", err)

@@ -292,6 +292,7 @@ type pass struct {
 	as      *account // nil: the caller
 	systemd bool     // under a systemd in namespaces, made by root
 	login   bool     // in a login session of the virtual host
+	staged  *account // the caller gets this one's environment
 	run     string   // only tests that match; "" is all
 }
 
@@ -300,6 +301,8 @@ func rootPasses(rel string, a *account) []pass {
 	switch rel {
 	case "cgdelegate":
 		return []pass{{kind: "systemd", as: a, systemd: true, run: "^TestReal"}}
+	case "integration":
+		return []pass{{kind: "root", staged: a, run: "ByRoot$"}}
 	case "fuseunion":
 		return []pass{{kind: "root", run: "^TestTreesEqualWhatUmociUnpacks$"}}
 	}
@@ -325,6 +328,8 @@ func (r *runner) command(p testPackage, bin string, how pass) *exec.Cmd {
 	cmd := exec.CommandContext(r.ctx, bin, args...)
 	cmd.Dir = filepath.Join(r.stage.dir, "src", p.rel)
 	switch {
+	case how.staged != nil:
+		cmd.Env = how.staged.env(r.stage)
 	case how.as == nil:
 		cmd.Dir = p.rel // where go list works
 	case how.systemd:

@@ -3,11 +3,14 @@ package doctor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/cgdelegate"
+	"github.com/urun-dev/urun/internal/cure"
 )
 
 // Diagnose says what the facts mean, one finding for each check and in the order
@@ -47,9 +50,8 @@ func Diagnose(o *Observation) []Finding {
 const (
 	adminSeccomp  = "start the outer container with --security-opt seccomp=unconfined (docker, podman), or seccompProfile: {type: Unconfined} (Kubernetes)"
 	adminUnmask   = "start the outer container with --security-opt systempaths=unconfined (docker), --security-opt unmask=ALL (podman), or procMount: Unmasked (Kubernetes)"
-	adminFuse     = "modprobe fuse && chmod 666 /dev/fuse; for a container: --device /dev/fuse"
-	adminTUN      = "modprobe tun && chmod 666 /dev/net/tun; for a container: --device /dev/net/tun"
-	adminDelegate = "write `[Service]` and `Delegate=cpu cpuset io memory pids` to /etc/systemd/system/user@.service.d/delegate.conf, then: systemctl daemon-reload"
+	adminDelegate = "mkdir -p /etc/systemd/system/user@.service.d && printf '[Service]\\nDelegate=cpu cpuset io memory pids\\n' >/etc/systemd/system/user@.service.d/delegate.conf && " +
+		"systemctl daemon-reload # it holds for user managers that are started from then on"
 )
 
 func ok(format string, args ...any) Finding {
@@ -99,7 +101,7 @@ func (o *Observation) forbidden(what string, t Trial) Finding {
 	switch kind := countedAs[what]; {
 	case t.Errno == unix.ENOSPC && kind != "":
 		f.Detail += " (too many are in use, or more than 32 are nested)"
-		f.Admin = "sysctl -w user.max_" + kind + "_namespaces=15000"
+		f.Admin = "sysctl -w user.max_" + kind + "_namespaces=15000 # and a line in /etc/sysctl.d to keep it"
 	case t.Errno == unix.ENOSYS:
 		f.Detail += " (this kernel has it not, or a seccomp filter hides it)"
 		f.Admin = "a kernel from Linux 5.10 on; or " + adminSeccomp
@@ -150,7 +152,7 @@ func subordinateIDs(o *Observation) Finding {
 	if o.HelperErr != nil {
 		return curedBy(f, o.HelperErr)
 	}
-	f.Admin = fmt.Sprintf("usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s", o.FreeIDs, o.FreeIDs+65535, o.User)
+	f.Admin = fmt.Sprintf("usermod --add-subuids %[1]d-%[2]d --add-subgids %[1]d-%[2]d %[3]s", o.FreeIDs, o.FreeIDs+65535, cure.Quote(o.User))
 	return f
 }
 
@@ -235,8 +237,8 @@ func imageLayers(o *Observation) Finding {
 	if o.Without == WithoutMounts {
 		return Finding{Status: Degraded, Detail: "a container is a copy of its image, for want of mounts"}
 	}
-	if err := o.Devices["/dev/fuse"]; err != nil {
-		f := device(err, unserved, adminFuse)
+	if o.Devices["/dev/fuse"] != nil {
+		f := o.device("/dev/fuse", unserved)
 		f.Status = Degraded
 		return f
 	}
@@ -254,8 +256,26 @@ func imageLayers(o *Observation) Finding {
 	return ok("served by FUSE")
 }
 
-func device(err error, effect, admin string) Finding {
-	return Finding{Status: Missing, Detail: fmt.Sprintf("%v: %s", err, effect), Admin: admin}
+// device is what a device that cannot be opened means.
+func (o *Observation) device(name, effect string) Finding {
+	err := o.Devices[name]
+	return Finding{Status: Missing, Detail: fmt.Sprintf("%v: %s", err, effect), Admin: o.deviceCure(name)}
+}
+
+// deviceCure makes a device one that everybody can open.
+func (o *Observation) deviceCure(name string) string {
+	err, inContainer := o.Devices[name], " # for the inside of a container: start it with --device "+name
+	switch {
+	case errors.Is(err, unix.EPERM):
+		// The device cgroup: open(2) does not give it for a mode.
+		return "start the outer container with --device " + name
+	case errors.Is(err, unix.EACCES):
+		return "chmod 666 " + name
+	case errors.Is(err, fs.ErrNotExist) && o.Drivers[name]:
+		minor := map[string]string{"/dev/fuse": "229", "/dev/net/tun": "200"}[name] // the kernel's devices.txt
+		return "mkdir -p " + path.Dir(name) + " && mknod -m 666 " + name + " c 10 " + minor + inContainer
+	}
+	return "modprobe " + path.Base(name) + " && chmod 666 " + name + inContainer
 }
 
 // instead begins the finding where the kernel's overlayfs can not be used: the
@@ -283,14 +303,14 @@ func writableLayer(o *Observation) Finding {
 		// Whatever the reason: urun's own union is not to be had either.
 		return Finding{
 			Status: Degraded, Detail: fmt.Sprintf("copy: a container is a copy of its image: %s", t.Error),
-			Cure: "put the store on ext4, xfs, btrfs or tmpfs: URUN_ROOT=/var/tmp/urun-" + o.User, Admin: adminFuse,
+			Cure: cure.Elsewhere + " # if that is on ext4, xfs, btrfs or tmpfs", Admin: o.deviceCure("/dev/fuse"),
 		}
 	case t.Errno == unix.ENODEV:
 		return Finding{Status: Degraded, Detail: instead + "no overlayfs: " + t.Error, Admin: "modprobe overlay"}
 	case o.Trials[TrialXattr].Failed():
 		return Finding{
 			Status: Degraded, Detail: instead + fmt.Sprintf("the store's file system (%s) has no user.* attributes, which overlayfs needs", o.Store.Type),
-			Cure: "put the store on a local disk: URUN_ROOT=/var/tmp/urun-" + o.User,
+			Cure: cure.Elsewhere + " # if that is on a local disk",
 		}
 	case t.Errno == unix.EPERM && o.Filtered:
 		return o.forbidden("overlayfs", t)
@@ -302,7 +322,7 @@ func writableLayer(o *Observation) Finding {
 	}
 	return Finding{
 		Status: Degraded, Detail: instead + fmt.Sprintf("overlayfs does not take the store's file system (%s): %s", o.Store.Type, t.Error),
-		Cure: "put the store on ext4, xfs, btrfs or tmpfs: URUN_ROOT=/var/tmp/urun-" + o.User,
+		Cure: cure.Elsewhere + " # if that is on ext4, xfs, btrfs or tmpfs",
 	}
 }
 
@@ -335,8 +355,8 @@ func Network(o *Observation) Finding {
 	if o.Without == WithoutMounts {
 		return Finding{Status: Degraded, Detail: "containers share this job's network, and publish no ports"}
 	}
-	if err := o.Devices["/dev/net/tun"]; err != nil {
-		f := device(err, "containers share this machine's network, and publish no ports", adminTUN)
+	if o.Devices["/dev/net/tun"] != nil {
+		f := o.device("/dev/net/tun", "containers share this machine's network, and publish no ports")
 		f.Status = Degraded
 		return f
 	}
@@ -361,7 +381,7 @@ func ping(o *Observation) Finding {
 	}
 	return Finding{
 		Status: Degraded, Detail: fmt.Sprintf("containers cannot ping: net.ipv4.ping_group_range is %q", o.PingRange),
-		Admin: `sysctl -w net.ipv4.ping_group_range="0 2147483647"`,
+		Admin: `sysctl -w net.ipv4.ping_group_range="0 2147483647" # and a line in /etc/sysctl.d to keep it`,
 	}
 }
 
@@ -371,7 +391,7 @@ func ports(o *Observation) Finding {
 		return ok("can be published from 1024 on")
 	}
 	if o.FirstFreePort == "1024" {
-		f.Admin = "for lower ones: sysctl -w net.ipv4.ip_unprivileged_port_start=80"
+		f.Admin = "sysctl -w net.ipv4.ip_unprivileged_port_start=80 # for lower ones"
 	}
 	return f
 }
@@ -419,11 +439,11 @@ func store(o *Observation) Finding {
 	s := o.Store
 	switch {
 	case s.Err != nil:
-		return Finding{Status: Missing, Detail: fmt.Sprintf("%s: %v", s.Dir, s.Err), Cure: StoreCure(s.Err)}
+		return Finding{Status: Missing, Detail: fmt.Sprintf("%s: %v", s.Dir, s.Err), Cure: s.Cure}
 	case s.FreeBytes < 1<<30:
-		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d MB are free", s.Dir, s.FreeBytes>>20), Cure: "urun image prune, or URUN_ROOT=DIR on a larger disk"}
+		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d MB are free", s.Dir, s.FreeBytes>>20), Cure: cure.Elsewhere + " # if that is a larger disk; or make room: urun image prune"}
 	case !s.NoInodes && s.FreeInodes < 10000:
-		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d inodes are free", s.Dir, s.FreeInodes), Cure: "urun image prune, or URUN_ROOT=DIR on another disk"}
+		return Finding{Status: Degraded, Detail: fmt.Sprintf("%s: %d inodes are free", s.Dir, s.FreeInodes), Cure: cure.Elsewhere + " # if that is another disk; or make room: urun image prune"}
 	}
 	return ok("%s on %s", s.Dir, s.Type)
 }
@@ -432,7 +452,7 @@ func openFiles(o *Observation) Finding {
 	if o.OpenFilesLimit < 4096 {
 		return Finding{
 			Status: Degraded, Detail: fmt.Sprintf("a process may have %d files open: few for servers in containers", o.OpenFilesLimit),
-			Admin: "a line in /etc/security/limits.d: " + o.User + " hard nofile 524288",
+			Admin: "echo " + cure.Quote(o.User+" hard nofile 524288") + " >/etc/security/limits.d/" + cure.Quote(o.User+".conf") + " # it holds from the next login on",
 		}
 	}
 	return ok("%d (at most %d)", o.OpenFiles, o.OpenFilesLimit)

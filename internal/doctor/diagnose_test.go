@@ -97,7 +97,7 @@ func TestFaultsAreToldApart(t *testing.T) {
 		}, "limits", Degraded, "no bus", "log in by ssh"},
 		{"no memory controller", func(o *Observation) { o.Cgroups.Controllers = []string{"cpu", "pids"} }, "limits", Degraded, "not delegated: memory", "delegate.conf"},
 		{"the session ends with the user", func(o *Observation) { o.HasSystemd, o.Linger = true, false }, "linger", Degraded, "last session", "enable-linger"},
-		{"a store that cannot be written", func(o *Observation) { o.Store.Err = unix.EROFS }, "store", Missing, "read-only", "--root"},
+		{"a store that cannot be written", func(o *Observation) { o.Store.fail(unix.EROFS) }, "store", Missing, "read-only", "--root"},
 		{"a full disk", func(o *Observation) { o.Store.FreeBytes = 5 << 20 }, "store", Degraded, "5 MB", "prune"},
 		{"an inode quota", func(o *Observation) { o.Store.FreeInodes = 12 }, "store", Degraded, "12 inodes", "prune"},
 		{"few open files", func(o *Observation) { o.OpenFilesLimit = 256 }, "open files", Degraded, "256", "limits.d"},

@@ -20,9 +20,10 @@ type Finding struct {
 	Status Status `json:"status"`
 	// Detail says what was found, in a few words.
 	Detail string `json:"detail"`
-	// Cure is what the user can do without anybody's help; "" for nothing.
+	// Cure is what the user can do without anybody's help; "" for nothing. Where a command does it, it is a line for a shell,
+	// in which all that is no command stands behind a #; so is Admin.
 	Cure string `json:"cure,omitempty"`
-	// Admin is the line to send to the administrator, a command where there is one.
+	// Admin is the line to send to the administrator.
 	Admin string `json:"admin,omitempty"`
 }
 

@@ -39,15 +39,14 @@ type Observation struct {
 	Filtered   bool // a seccomp filter is around this process
 	NoNewPrivs bool
 	Devices    map[string]error // what opening /dev/fuse and /dev/net/tun gave
+	Drivers    map[string]bool  // which of them the kernel has the driver of
 
 	PingRange      string // net.ipv4.ping_group_range
 	InPingRange    bool
 	FirstFreePort  string // net.ipv4.ip_unprivileged_port_start
 	Cgroups        cgdelegate.Support
-	Linger         bool   // the user's services outlive the last session
-	HasSystemd     bool   // systemd runs this machine
-	RuntimeDir     string // $XDG_RUNTIME_DIR
-	RuntimeDirErr  error
+	Linger         bool // the user's services outlive the last session
+	HasSystemd     bool // systemd runs this machine
 	Store          Store
 	OpenFiles      uint64 // RLIMIT_NOFILE, soft
 	OpenFilesLimit uint64 // hard
@@ -76,16 +75,16 @@ type Store struct {
 	Dir        string
 	Type       string // "ext4", or the number of statfs(2)
 	Err        error  // why nothing can be written there
+	Cure       string // what helps against that
 	FreeBytes  uint64
 	FreeInodes uint64
 	NoInodes   bool // the file system does not count inodes
-	NoExec     bool
 }
 
 // Observe looks at the machine. Exe is this binary, dir the store's directory,
 // which need not exist, images that of the images, which is another one if it belongs to somebody else. The error is one of looking, not of the machine.
 func Observe(ctx context.Context, exe, dir, images string) (*Observation, error) {
-	o := &Observation{Trials: map[string]Trial{}, Devices: map[string]error{}}
+	o := &Observation{Trials: map[string]Trial{}, Devices: map[string]error{}, Drivers: map[string]bool{}}
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("uname: %w", err)
@@ -99,8 +98,10 @@ func Observe(ctx context.Context, exe, dir, images string) (*Observation, error)
 	status := readFile("/proc/self/status")
 	o.Filtered = field(status, "Seccomp") == "2"
 	o.NoNewPrivs = field(status, "NoNewPrivs") == "1"
+	misc := readFile("/proc/misc")
 	for _, dev := range []string{"/dev/fuse", "/dev/net/tun"} {
 		o.Devices[dev] = openDevice(dev)
+		o.Drivers[dev] = strings.Contains(misc, " "+filepath.Base(dev)+"\n")
 	}
 	o.readSettings(me)
 	o.Cgroups = cgdelegate.Probe(ctx)
@@ -127,10 +128,6 @@ func (o *Observation) readSettings(me userns.Identity) {
 	o.HasSystemd = err == nil
 	_, err = os.Stat(filepath.Join("/var/lib/systemd/linger", me.Name))
 	o.Linger = err == nil && me.Name != ""
-	o.RuntimeDir = os.Getenv("XDG_RUNTIME_DIR")
-	if o.RuntimeDir != "" {
-		o.RuntimeDirErr = unix.Access(o.RuntimeDir, unix.W_OK|unix.X_OK)
-	}
 	var lim unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil {
 		o.OpenFiles, o.OpenFilesLimit = lim.Cur, lim.Max

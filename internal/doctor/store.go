@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/cure"
 )
 
 // observeStore looks at the file system of the store and makes a scratch
@@ -18,12 +21,13 @@ func (o *Observation) observeStore(dir, images string) (scratch string, err erro
 		// Somebody else's, who has put images into it; or nobody's.
 		if _, err := os.Stat(filepath.Join(images, "version")); err != nil {
 			o.Store.Dir, o.Store.Err = images, fmt.Errorf("it can not be written, and holds no images: %w", err)
+			o.Store.Cure = cure.Store(cmp.Or(unix.Access(images, unix.W_OK), err), images)
 			return "", nil
 		}
 	}
 	at, err := nearest(dir)
 	if err != nil {
-		o.Store.Err = err
+		o.Store.fail(err)
 		return "", nil
 	}
 	var st unix.Statfs_t
@@ -33,39 +37,30 @@ func (o *Observation) observeStore(dir, images string) (scratch string, err erro
 	o.Store.Type = fsName(int64(st.Type))
 	o.Store.FreeBytes = st.Bavail * uint64(st.Bsize)
 	o.Store.FreeInodes, o.Store.NoInodes = st.Ffree, st.Files == 0
-	o.Store.NoExec = st.Flags&unix.ST_NOEXEC != 0
 	if scratch, err = os.MkdirTemp(at, ".urun-doctor-"); err != nil {
-		o.Store.Err = err
+		o.Store.fail(err)
 		return "", nil
 	}
 	for _, name := range []string{"lower", "upper", "work"} {
 		if err := os.Mkdir(filepath.Join(scratch, name), 0o755); err != nil {
-			o.Store.Err = err
+			o.Store.fail(err)
 			break
 		}
 	}
 	if o.Store.Err == nil {
 		// What a full disk or a quota refuses is not the directory, but what is in it.
-		o.Store.Err = os.WriteFile(filepath.Join(scratch, "data"), make([]byte, atLeast), 0o600)
+		if err := os.WriteFile(filepath.Join(scratch, "data"), make([]byte, atLeast), 0o600); err != nil {
+			o.Store.fail(err)
+		}
 	}
 	return scratch, nil
 }
 
+// fail says why the store can not be used, and what helps.
+func (s *Store) fail(err error) { s.Err, s.Cure = err, cure.Store(err, s.Dir) }
+
 // atLeast is what a container's records and the files of its start take, in bytes.
 const atLeast = 256 << 10
-
-// StoreCure is what helps where a store can not be used, or "".
-func StoreCure(err error) string {
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return "make room with urun system prune, choose another store with --root, or keep containers elsewhere (--state DIR) and what they change in memory (--writable=tmpfs)"
-	case errors.Is(err, unix.EROFS):
-		return "choose another directory with --root or, for containers alone, with --state"
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.ENOTDIR), errors.Is(err, fs.ErrNotExist):
-		return "choose another directory with --root, or URUN_ROOT=DIR, which you can write"
-	}
-	return ""
-}
 
 // nearest returns the lowest directory on the way to dir that exists.
 func nearest(dir string) (string, error) {

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/cure"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/stage"
@@ -87,10 +87,8 @@ func serveUnion(dev *os.File, lower fuseunion.Lower, opt fuseunion.ServeOptions,
 
 // memoryHint adds what to do where the store has no room for a writable layer.
 func memoryHint(err error) error {
-	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT, unix.EROFS} {
-		if errors.Is(err, errno) {
-			return &hintError{err, "make room with urun system prune, or keep what the container changes in memory: --writable=tmpfs"}
-		}
+	if hint := cure.WritableLayer(err); hint != "" {
+		return &hintError{err, hint}
 	}
 	return err
 }
