@@ -143,8 +143,6 @@ func runStage(name string) {
 		stage.Init()
 	case handoff.Payload:
 		stage.Run()
-	case handoff.Exec:
-		stage.Enter()
 	case handoff.Rank:
 		stage.Rank()
 	case handoff.Clean:

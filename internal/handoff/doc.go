@@ -31,11 +31,8 @@
 //	P0 -> P1  resize    the size of the command's terminal; detach: the command leaves
 //	P1 -> P0  exited    wait status; the container's files are gone or final
 //
-// Of a command that enters a running container (PX exec stage):
+// Of a command that enters a running container:
 //
 //	P0 -> P1  exec      on the control socket; files: stdin, stdout, stderr
-//	P1 -> PX  enter     the container's set-up, the command; file: pidfd of init
-//	PX -> P1  ready     file: pty master, if it has a terminal
-//	PX -> P1  failed    or the connection closes: the command was executed
 //	P1 -> P0  started   file: pty master;  then signal and detach, and exited
 package handoff

@@ -21,7 +21,6 @@ const (
 	Mount   = "__mount"
 	Files   = "__files"
 	Doctor  = "__doctor"
-	Exec    = "__exec"
 	Rank    = "__rank" // userns.Become
 )
 

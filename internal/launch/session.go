@@ -133,7 +133,11 @@ func (s *Session) Resize(size monitor.Size) error { return s.stage.Conn.Send(mon
 
 // Detach leaves the container, or the command in it, to itself.
 func (s *Session) Detach() error {
-	return errors.Join(s.stage.Conn.Send(monitor.KindDetach, nil), s.Leave())
+	err := s.stage.Conn.Send(monitor.KindDetach, nil)
+	if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		err = nil // it has ended already, and its status is nobody's
+	}
+	return errors.Join(err, s.Leave())
 }
 
 // end waits for the monitor's end, so that nothing of the container is left

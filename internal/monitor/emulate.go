@@ -1,7 +1,9 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
+	"os"
 
 	"github.com/urun-dev/urun/fuseunion"
 	"github.com/urun-dev/urun/internal/emulation"
@@ -9,28 +11,35 @@ import (
 	"github.com/urun-dev/urun/internal/stage"
 )
 
-// emulate answers the calls that come in on a listener: of init and what it starts, or
-// of a visitor. It does so on other threads: who waits for an answer is never waited
-// for there.
+// emulate answers the calls that come in on the listener of init and what it starts. It does so on other threads: who
+// waits for an answer is never waited for there.
 func (c *container) emulate(m *handoff.Message) error {
+	var l stage.Listener
 	if len(m.Files) != 1 {
 		m.Close()
 		return fmt.Errorf("emulate root: got %d files", len(m.Files))
 	}
+	if err := m.Decode(&l); err != nil {
+		m.Close()
+		return err
+	}
+	return c.supervise(m.Files[0], l.Union)
+}
+
+// superviseVisitor does so for a command that comes into the container beside init.
+func (c *container) superviseVisitor(listener *os.File) error { return c.supervise(listener, false) }
+
+// supervise takes the listener. Union says that the container's root is a union that remembers owners, and matters the first time.
+func (c *container) supervise(listener *os.File, union bool) error {
 	c.supervising.Lock()
 	defer c.supervising.Unlock()
 	if c.supervisor == nil {
-		var l stage.Listener
-		err := m.Decode(&l)
-		if err == nil {
-			c.supervisor, err = emulation.New(c.init.cmd.Process.Pid, l.Union)
-		}
-		if err != nil {
-			m.Close()
-			return err
+		var err error
+		if c.supervisor, err = emulation.New(c.init.cmd.Process.Pid, union); err != nil {
+			return errors.Join(err, listener.Close())
 		}
 	}
-	c.supervisor.Serve(m.Files[0])
+	c.supervisor.Serve(listener)
 	return nil
 }
 

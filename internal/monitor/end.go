@@ -129,7 +129,7 @@ func failed(err error) stage.Failed {
 	if errors.As(err, &said) {
 		return said.Failed
 	}
-	return stage.Failed{Error: err.Error(), Hint: hintOf(err), Code: 125}
+	return stage.Failure(err)
 }
 
 func failure(text string) stage.Failed { return stage.Failed{Error: text, Code: 125} }

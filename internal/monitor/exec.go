@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime"
+	"slices"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/program"
 	"github.com/urun-dev/urun/internal/stage"
 )
 
@@ -19,60 +21,70 @@ var errNotRunning = errors.New("container is not running")
 
 // visitor is a process that was started in the container beside its init.
 type visitor struct {
-	cmd    *exec.Cmd
-	conn   *handoff.Conn // ends when it has become its command
+	became chan error    // gets one value when it has become its command: nil, or why it has not
 	ended  chan struct{} // closed when it has ended, and code is its status
 	code   int
-	master *os.File // its terminal, nil without one
+	master *os.File // its terminal, nil without one; there once it has become its command
+
+	mu      sync.Mutex
+	process *os.Process // nil until it has started
+	dead    bool        // it is not to start any more
 }
 
-// enter starts the stage that joins the container and becomes a command there.
-// It returns when the stage is on its way; become tells how it went on.
-func (c *container) enter(e stage.Exec, stdio [3]*os.File) (*visitor, error) {
+// enter has a command started in the container. The standard files are the command's, and closed here once it has them;
+// nil is /dev/null. It returns when the command is on its way; become tells how it went on.
+func (c *container) enter(e stage.Exec, stdio program.Files) (*visitor, error) {
+	visit := &stage.Visit{Config: c.Init, Exec: e, Files: stdio, Cgroup: c.cgroup, Supervise: c.superviseVisitor}
+	if err := c.target(visit); err != nil {
+		return nil, errors.Join(err, closeFiles(visit))
+	}
+	for i, f := range stdio {
+		if f != nil || e.TTY {
+			continue
+		}
+		null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+		if err != nil {
+			return nil, errors.Join(err, closeFiles(visit))
+		}
+		visit.Files[i] = null
+	}
+	v := &visitor{became: make(chan error, 1), ended: make(chan struct{}), code: 125}
+	go v.live(visit)
+	return v, nil
+}
+
+// target says where a visit goes.
+func (c *container) target(visit *stage.Visit) error {
 	init := c.running.Load()
 	if init == nil {
-		return nil, errNotRunning
+		return errNotRunning
 	}
 	pidfd, err := init.Open()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if pidfd == nil {
-		return nil, errNotRunning
+		return errNotRunning
 	}
-	defer pidfd.Close()
-	flags, to := 0, pidfd
+	visit.Target = pidfd
 	if c.Chroot {
-		if to, err = c.rootDir(); err != nil {
-			return nil, err
+		visit.Target, err = c.rootDir()
+		return errors.Join(err, pidfd.Close())
+	}
+	visit.Namespaces, err = foreignNamespaces(init.PID)
+	return err
+}
+
+// closeFiles closes what a visit has got. One file may be in several places.
+func closeFiles(visit *stage.Visit) error {
+	var errs []error
+	files := append(visit.Files[:], visit.Target)
+	for i, f := range files {
+		if f != nil && !slices.Contains(files[:i], f) {
+			errs = append(errs, f.Close())
 		}
-		defer to.Close()
-	} else if flags, err = foreignNamespaces(init.PID); err != nil {
-		return nil, err
 	}
-	cmd, conn, err := handoff.Command(c.exePath(), handoff.Exec)
-	if err != nil {
-		return nil, err
-	}
-	v := &visitor{cmd: cmd, conn: conn, ended: make(chan struct{}), code: 125}
-	setStdio(cmd, stdio)
-	cmd.SysProcAttr = childAttr()
-	cmd.SysProcAttr.Pdeathsig = 0 // the stage asks for it, see startInit
-	cmd.SysProcAttr.Setsid = true
-	started := make(chan error)
-	go v.live(c, pidfd, flags, started)
-	if err := <-started; err != nil {
-		return nil, errors.Join(fmt.Errorf("exec: %w", err), conn.Close())
-	}
-	handoff.Donated(cmd)
-	// setns(2) takes the namespaces of the process that the pidfd is of, whatever
-	// has become of its pid.
-	req := stage.EnterRequest{Config: c.Init, Namespaces: flags &^ unix.CLONE_NEWPID, Exec: e}
-	if err := conn.Send(stage.KindEnter, req, to); err != nil {
-		v.kill()
-		return nil, fmt.Errorf("exec: %w", err)
-	}
-	return v, nil
+	return errors.Join(errs...)
 }
 
 // rootDir opens the root of a container that is a directory and no more.
@@ -85,41 +97,49 @@ func (c *container) rootDir() (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-func setStdio(cmd *exec.Cmd, stdio [3]*os.File) {
-	// A nil *os.File in an interface is not nil.
-	if stdio[0] != nil {
-		cmd.Stdin = stdio[0]
+// live starts the command and waits for its end, on a thread of its own: one
+// that has joined a container is of no other use, and its
+// end would be the parent's death for the child.
+func (v *visitor) live(visit *stage.Visit) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	defer close(v.ended)
+	process, err := v.start(visit)
+	if err == nil {
+		v.became <- nil
 	}
-	if stdio[1] != nil {
-		cmd.Stdout = stdio[1]
+	if process != nil {
+		// The error only repeats the status.
+		state, _ := process.Wait()
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok {
+			v.code = stage.Status(unix.WaitStatus(ws))
+		}
 	}
-	if stdio[2] != nil {
-		cmd.Stderr = stdio[2]
+	if err != nil {
+		v.became <- err
 	}
 }
 
-// live starts the process and waits for its end, on a thread of its own: one
-// that has joined a pid namespace for its children is of no other use, and its
-// end would be the parent's death for the child.
-func (v *visitor) live(c *container, pidfd *os.File, flags int, started chan<- error) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if flags&unix.CLONE_NEWPID != 0 {
-		if err := unix.Setns(int(pidfd.Fd()), unix.CLONE_NEWPID); err != nil {
-			started <- fmt.Errorf("join pid namespace: %w", err)
-			return
-		}
+// start returns the process, if there is one, and why it is not its command, if it is not.
+func (v *visitor) start(visit *stage.Visit) (*os.Process, error) {
+	started, err := visit.Start()
+	// A whole container's set-up need not stay in memory for as long as the command runs.
+	err = errors.Join(err, closeFiles(visit))
+	*visit = stage.Visit{}
+	if started == nil {
+		return nil, err
 	}
-	err := startIn(v.cmd, c.cgroup)
-	started <- err
-	if err != nil {
-		return
+	v.master = started.Master
+	process, findErr := os.FindProcess(started.PID)
+	if findErr != nil { // no system has that: it is our child, and not waited for
+		return nil, errors.Join(err, findErr)
 	}
-	// The error only repeats the status.
-	_ = v.cmd.Wait()
-	if ws, ok := v.cmd.ProcessState.Sys().(syscall.WaitStatus); ok {
-		v.code = stage.Status(unix.WaitStatus(ws))
+	v.mu.Lock()
+	v.process = process
+	if v.dead {
+		_ = process.Kill()
 	}
-	close(v.ended)
+	v.mu.Unlock()
+	return process, errors.Join(err, started.Executed())
 }
 
 // foreignNamespaces are those of process pid that are not this process's own, by
@@ -154,39 +174,26 @@ func foreignNamespaces(pid int) (flags int, err error) {
 	return flags, nil
 }
 
-// become waits until the process is its command.
-func (v *visitor) become(c *container) error {
-	defer v.conn.Close()
-	for {
-		m, err := v.conn.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil // closed by execve, or by its death, which has a status
-		}
-		if err != nil {
-			return err
-		}
-		if err := (event{msg: m}).failed(); err != nil {
-			<-v.ended
-			return err
-		}
-		if m.Kind == stage.KindListener {
-			if err := c.emulate(m); err != nil {
-				v.kill()
-				return err
-			}
-			continue
-		}
-		if m.Kind == stage.KindReady && len(m.Files) == 1 {
-			v.master = m.Files[0]
-			continue
-		}
-		m.Close()
+// become waits until the process is its command. If it does not become that, it has ended.
+func (v *visitor) become() error {
+	err := <-v.became
+	if err != nil {
+		v.closeMaster()
 	}
+	return err
 }
 
+// kill ends the process, at once or as soon as it is there, and waits for its end if it is there.
 func (v *visitor) kill() {
-	_ = v.cmd.Process.Kill()
-	<-v.ended
+	v.mu.Lock()
+	process := v.process
+	v.dead = true
+	v.mu.Unlock()
+	// Until then it looks around in the container, whose file systems may be slow or stalled.
+	if process != nil {
+		_ = process.Kill()
+		<-v.ended
+	}
 }
 
 // exec runs a command in the container for a client, and tells it how it ended.
@@ -198,14 +205,10 @@ func (c *container) exec(conn *handoff.Conn, m *handoff.Message) error {
 	if len(m.Files) != 3 {
 		return fmt.Errorf("exec: got %d files", len(m.Files))
 	}
-	stdio := [3]*os.File(m.Files)
-	if req.TTY {
-		stdio = [3]*os.File{}
-	}
+	stdio := program.Files(m.Files)
 	v, err := c.enter(req.Exec, stdio)
-	m.Close() // the command has them
 	if err == nil {
-		err = v.become(c)
+		err = v.become()
 	}
 	if err != nil {
 		return c.unlessEnded(err)
@@ -226,7 +229,7 @@ func (c *container) exec(conn *handoff.Conn, m *handoff.Message) error {
 		return conn.Send(KindExited, Exited{Code: v.code})
 	case stays := <-left:
 		if !stays && !req.Detach {
-			_ = v.cmd.Process.Kill()
+			_ = v.process.Kill()
 		} else if v.master != nil {
 			go func() { _, _ = io.Copy(io.Discard, v.master) }() // nobody else reads it now
 		}
@@ -283,7 +286,7 @@ func (v *visitor) obey(conn *handoff.Conn) (stays bool) {
 			var sig Signal
 			if m.Decode(&sig) == nil {
 				// Its end may be on its way.
-				_ = v.cmd.Process.Signal(unix.Signal(sig.Number))
+				_ = v.process.Signal(unix.Signal(sig.Number))
 			}
 		case KindDetach:
 			return true

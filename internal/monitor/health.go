@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/urun-dev/urun/internal/program"
 	"github.com/urun-dev/urun/internal/stage"
 	"github.com/urun-dev/urun/internal/state"
 )
@@ -96,8 +97,7 @@ func (c *container) runProbe(h *HealthCheck, out *bounded, p *state.Probe) error
 		return err
 	}
 	defer r.Close()
-	v, err := c.enter(stage.Exec{Args: h.Command}, [3]*os.File{nil, w, w})
-	w.Close()
+	v, err := c.enter(stage.Exec{Args: h.Command}, program.Files{nil, w, w})
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (c *container) runProbe(h *HealthCheck, out *bounded, p *state.Probe) error
 	copied := make(chan struct{})
 	go func() { _, _ = io.Copy(out, r); close(copied) }()
 	became := make(chan error, 1)
-	go func() { became <- v.become(c) }()
+	go func() { became <- v.become() }()
 	timeout := time.NewTimer(h.Timeout)
 	defer timeout.Stop()
 	select {

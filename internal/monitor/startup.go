@@ -174,6 +174,7 @@ func (c *container) execute() error {
 		}
 	}
 	c.handle.Status, c.handle.Started = state.Running, time.Now()
+	c.handle.ExitCode, c.handle.Error = 0, "" // of the run before
 	if err := c.handle.Save(); err != nil {
 		return err
 	}

@@ -3,12 +3,11 @@ package seccomp
 import (
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/urun-dev/urun/internal/program"
 )
 
 // Program is a classic BPF program for seccomp(2). In JSON it is a string: the
@@ -69,25 +68,34 @@ func (p *Program) UnmarshalJSON(b []byte) error {
 }
 
 // Install puts the program on the calling thread, which the caller has locked
-// and will execute the payload from. The thread needs CAP_SYS_ADMIN in its
-// user namespace or no_new_privs (seccomp(2)); Install does not set the latter,
+// and will execute the payload from: see AddTo.
+func (p Program) Install(flags uint) error {
+	var to program.Program
+	if err := p.AddTo(&to, flags); err != nil {
+		return err
+	}
+	return to.Run()
+}
+
+// AddTo has the calls of to from there on bound to the program. The thread needs CAP_SYS_ADMIN in its
+// user namespace or no_new_privs (seccomp(2)); AddTo does not set the latter,
 // because the payload keeps it. From here on the thread can do only what the
 // profile allows.
-func (p Program) Install(flags uint) error {
+func (p Program) AddTo(to *program.Program, flags uint) error {
 	if len(p) == 0 || len(p) > maxInstructions {
 		return fmt.Errorf("install seccomp program: %d instructions", len(p))
 	}
 	prog := unix.SockFprog{Len: uint16(len(p)), Filter: &p[0]}
-	_, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags),
-		uintptr(unsafe.Pointer(&prog)))
-	runtime.KeepAlive(p)
-	switch {
-	case errno == 0:
-		return nil
-	case errors.Is(errno, unix.ENOSYS):
-		return fmt.Errorf("install seccomp program: the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER): %w", errno)
-	case errors.Is(errno, unix.EACCES):
-		return fmt.Errorf("install seccomp program: neither CAP_SYS_ADMIN nor no_new_privs: %w", errno)
+	to.Do("install seccomp program", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(flags), program.Point(to, &prog)).Explain(explainInstall)
+	return nil
+}
+
+func explainInstall(errno unix.Errno) error {
+	switch errno {
+	case unix.ENOSYS:
+		return fmt.Errorf("the kernel has no seccomp filters (CONFIG_SECCOMP_FILTER): %w", errno)
+	case unix.EACCES:
+		return fmt.Errorf("neither CAP_SYS_ADMIN nor no_new_privs: %w", errno)
 	}
-	return fmt.Errorf("install seccomp program: %w", errno)
+	return errno
 }

@@ -129,7 +129,6 @@ const (
 	KindReady  = "ready"
 	KindExec   = "exec"
 	KindFailed = "failed"
-	KindEnter  = "enter"
-	// File: the descriptor on which a supervisor is asked; from init and from exec.
+	// File: the descriptor on which a supervisor is asked.
 	KindListener = "listener"
 )

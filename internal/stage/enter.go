@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -15,7 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/program"
 	"github.com/urun-dev/urun/internal/rootfs"
 )
 
@@ -34,88 +33,97 @@ type Exec struct {
 	Privileged bool   `json:"privileged,omitempty"` // all capabilities of the user namespace
 }
 
-// EnterRequest is what the exec stage gets to know. Its file is a pidfd of the
-// container's init or, for a chroot, its root directory.
-type EnterRequest struct {
-	Config     json.RawMessage `json:"config"`     // Config, of the container
-	Namespaces int             `json:"namespaces"` // to join, by their CLONE_NEW* flags
-	Exec       Exec            `json:"exec"`
+// Visit is what brings a command into a container that runs.
+type Visit struct {
+	Config     json.RawMessage // Config, of the container
+	Target     *os.File        // a pidfd of the container's init or, for a chroot, its root directory
+	Namespaces int             // to join, by their CLONE_NEW* flags
+	Exec       Exec
+	Files      program.Files // standard files, where there is no terminal
+	Cgroup     *os.File      // the container's, or nil
+	// Supervise has the emulation of root answer on a listener, which it takes.
+	Supervise func(listener *os.File) error
 }
 
-// Enter is the main function of the exec stage: it joins a container and
-// becomes a command there. It was born in the container's pid namespace and cgroup.
-func Enter() {
-	runtime.LockOSThread()
-	parent, err := handoff.Parent()
-	if err != nil {
-		os.Exit(125)
-	}
-	err = enter(parent)
-	// If the monitor is gone, nobody is left to be told.
-	_ = parent.Send(KindFailed, failure(err))
-	os.Exit(failure(err).Code)
+// Visitor is a process that a Visit has started.
+type Visitor struct {
+	*program.Child
+	Master *os.File // of its terminal, nil without one
 }
 
-func enter(parent *handoff.Conn) error {
-	// The container's root may be this process's owner: it must not read its
-	// memory or reach its files by /proc/PID/fd (CVE-2016-9962).
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("exec: prctl: %w", err)
-	}
-	if err := watchParent(); err != nil {
-		return err
-	}
-	m, err := parent.Expect(KindEnter)
-	if err != nil {
-		return err
-	}
-	var req EnterRequest
-	s := &setup{parent: parent}
-	if err := m.Decode(&req); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(req.Config, &s.Config); err != nil {
-		return fmt.Errorf("exec: decode the container's set-up: %w", err)
-	}
-	if len(m.Files) != 1 {
-		return fmt.Errorf("exec: got %d files", len(m.Files))
+// Start joins the container with this thread, looks up there what the command needs, and starts it. The caller has locked
+// the thread, which belongs to the container from here on, is of no other use, and must not end before the
+// command does: that would be the parent's death for it.
+func (v *Visit) Start() (*Visitor, error) {
+	s := &setup{}
+	if err := json.Unmarshal(v.Config, &s.Config); err != nil {
+		return nil, fmt.Errorf("exec: decode the container's set-up: %w", err)
 	}
 	if s.Outer {
 		if err := onlyPermitted(s.Spec.Process); err != nil {
-			return fmt.Errorf("exec: %w", err)
+			return nil, fmt.Errorf("exec: %w", err)
 		}
 	}
+	// A thread that shares these with others can change neither its root nor its mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return nil, fmt.Errorf("exec: unshare: %w", err)
+	}
+	var err error
 	if s.Chroot {
-		err = s.visitRoot(rootfs.At(m.Files[0]), req.Exec)
+		err = s.visitRoot(rootfs.At(v.Target), v.Exec)
 	} else {
-		err = join(m.Files[0], req.Namespaces)
+		err = join(v.Target, v.Namespaces)
 	}
 	if err != nil {
-		return err
-	}
-	m.Close()
-	if err := s.becomeRoot(); err != nil {
-		return fmt.Errorf("exec: %w", err)
+		return nil, err
 	}
 	// Where the container's init went without, the monitor has taken it from here.
-	if err := s.emulate(); err != nil {
-		return fmt.Errorf("exec: %w", err)
+	listener, err := s.listen()
+	if err == nil && listener != nil {
+		s.emulated = true
+		err = v.Supervise(listener)
 	}
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	child, err := s.startVisitor(v)
+	if s.slave != nil {
+		err = errors.Join(err, s.slave.Close())
+	}
+	if err != nil {
+		if s.master != nil {
+			s.master.Close()
+		}
+		return nil, err
+	}
+	return &Visitor{Child: child, Master: s.master}, nil
+}
+
+// startVisitor is what is done inside.
+func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups, visits: true}
-	if err := s.visit(&p, req.Exec); err != nil {
-		return err
+	if err := s.visit(&p, v.Exec); err != nil {
+		return nil, err
 	}
-	if req.Exec.TTY {
-		if s.slave == nil {
-			if s.master, s.slave, err = rootfs.Terminal(); err != nil {
-				return fmt.Errorf("exec: terminal: %w", err)
-			}
+	var todo program.Program
+	files := v.Files
+	if v.Exec.TTY {
+		if err := s.visitorTerminal(v.Exec, p.Spec.User.UID); err != nil {
+			return nil, fmt.Errorf("exec: terminal: %w", err)
 		}
-		if err := s.giveTerminal(req.Exec, p.Spec.User.UID); err != nil {
-			return fmt.Errorf("exec: terminal: %w", err)
-		}
+		files = program.Files{s.slave, s.slave, s.slave}
+		todo.Do("set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
-	return p.Exec()
+	if err := p.chdir(); err != nil {
+		return nil, fmt.Errorf("enter working directory: %w", err)
+	}
+	if s.Root {
+		becomeRoot(&todo)
+	}
+	if err := p.giveUp(&todo, nil); err != nil {
+		return nil, err
+	}
+	return todo.Start(files, v.Cgroup)
 }
 
 // visitRoot enters a container that is no more than a directory. Its terminal is one of the devpts around it.
@@ -134,13 +142,9 @@ func (s *setup) visitRoot(root *rootfs.Root, e Exec) (err error) {
 // join enters the namespaces of the process of a pidfd. With a mount namespace
 // come its root and its working directory.
 func join(pidfd *os.File, flags int) error {
-	// A thread that shares these with others can not change its mount namespace.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("exec: unshare: %w", err)
-	}
 	err := unix.Setns(int(pidfd.Fd()), flags)
 	if errors.Is(err, unix.ESRCH) {
-		return errors.New("container is not running") // it is just ending
+		return fmt.Errorf("container is not running: %w", err) // it is just ending
 	}
 	if err != nil {
 		return fmt.Errorf("exec: join the container: %w", err)
@@ -279,22 +283,20 @@ func accountFile(name string) (io.Reader, error) {
 	return strings.NewReader(b.String()), nil
 }
 
-// giveTerminal gives the master of the new terminal, which is one of the container's devpts where it has
-// one, to the monitor and takes the other end.
-func (s *setup) giveTerminal(e Exec, uid uint32) error {
-	master, slave := s.master, s.slave
-	defer master.Close()
-	if err := slave.Chown(int(uid), -1); err != nil {
-		return err
-	}
-	if e.Rows > 0 {
-		ws := unix.Winsize{Row: e.Rows, Col: e.Columns}
-		if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &ws); err != nil {
+// visitorTerminal makes the visitor's terminal, in the container's devpts where it has one, and gives it to the user.
+func (s *setup) visitorTerminal(e Exec, uid uint32) error {
+	if s.slave == nil {
+		var err error
+		if s.master, s.slave, err = rootfs.Terminal(); err != nil {
 			return err
 		}
 	}
-	if err := s.parent.Send(KindReady, Ready{HasTTY: true}, master); err != nil {
+	if err := s.slave.Chown(int(uid), -1); err != nil {
 		return err
 	}
-	return takeTerminal(slave)
+	if e.Rows == 0 {
+		return nil
+	}
+	ws := unix.Winsize{Row: e.Rows, Col: e.Columns}
+	return unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &ws)
 }

@@ -23,8 +23,8 @@ func Init() {
 	code, err := run(parent)
 	if err != nil {
 		// If the monitor is gone, nobody is left to be told.
-		_ = parent.Send(KindFailed, failure(err))
-		code = failure(err).Code
+		_ = parent.Send(KindFailed, Failure(err))
+		code = Failure(err).Code
 	}
 	os.Exit(code)
 }
@@ -148,7 +148,8 @@ type codedError struct {
 func (e *codedError) Error() string { return e.err.Error() }
 func (e *codedError) Unwrap() error { return e.err }
 
-func failure(err error) Failed {
+// Failure is what there is to say of an error.
+func Failure(err error) Failed {
 	f := Failed{Error: err.Error(), Code: 125}
 	var coded *codedError
 	if errors.As(err, &coded) {

@@ -6,15 +6,13 @@ import (
 	"os"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
-	"github.com/moby/sys/capability"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/program"
 	"github.com/urun-dev/urun/internal/seccomp"
 )
 
@@ -36,85 +34,24 @@ type Process struct {
 // Exec gives up what the command may not have and executes it. It returns only
 // on failure. The caller has locked the thread.
 func (p Process) Exec() error {
-	for _, st := range []struct {
-		name string
-		run  func() error
-	}{
-		{"reset signals", resetSignals},
-		{"set resource limits", p.rlimits},
-		{"set oom score", p.oomScore},
-		{"enter working directory", p.chdir},
-		{"drop bounding capabilities", p.dropBounding},
-		// Without no_new_privs a filter needs CAP_SYS_ADMIN, which is gone after
-		// the next steps; with it, the filter comes last so that it need not
-		// allow them.
-		{"install seccomp filter", func() error { return p.seccomp(false) }},
-		{"set user", p.setUser},
-		{"set capabilities", p.setCapabilities},
-		// Changing ids clears the parent-death signal (prctl(2)).
-		{"watch the monitor", p.watchMonitor},
-		{"set no_new_privs", p.noNewPrivs},
-		// CVE-2024-21626. The channel to the monitor closes with them: that tells the
-		// monitor that the command was executed.
-		{"close files", handoff.CloseOnExec},
-	} {
-		if err := st.run(); err != nil {
-			return fmt.Errorf("%s: %w", st.name, err)
-		}
+	if err := p.chdir(); err != nil {
+		return fmt.Errorf("enter working directory: %w", err)
 	}
-	candidates, err := p.lookup()
+	preserved, err := p.preserve()
 	if err != nil {
 		return err
 	}
-	if err := p.keepFiles(); err != nil {
+	var todo program.Program
+	todo.ResetSignals()
+	if err := p.giveUp(&todo, preserved); err != nil {
 		return err
 	}
-	if err := p.seccomp(true); err != nil {
-		return fmt.Errorf("install seccomp filter: %w", err)
+	// CVE-2024-21626. The channel to the monitor closes with them: that tells the
+	// monitor that the command was executed.
+	if err := handoff.CloseOnExec(); err != nil {
+		return fmt.Errorf("close files: %w", err)
 	}
-	return p.execute(candidates)
-}
-
-func (p Process) rlimits() error {
-	for _, l := range p.Spec.Rlimits {
-		n, ok := rlimitNumber(l.Type)
-		if !ok {
-			return fmt.Errorf("unknown limit %s", l.Type)
-		}
-		lim := unix.Rlimit{Cur: l.Soft, Max: l.Hard}
-		if err := unix.Prlimit(0, n, &lim, nil); err != nil {
-			err = fmt.Errorf("%s=%d:%d: %w", l.Type, l.Soft, l.Hard, err)
-			if errors.Is(err, unix.EPERM) {
-				return &hintError{err, "a limit can not be above your own hard limit; see: ulimit -H -a"}
-			}
-			return err
-		}
-	}
-	return nil
-}
-
-// oomScore says how soon the kernel kills this process when the machine is out of memory.
-func (p Process) oomScore() error {
-	if p.Spec.OOMScoreAdj == nil {
-		return nil
-	}
-	err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*p.Spec.OOMScoreAdj)), 0)
-	if errors.Is(err, unix.EACCES) {
-		return &hintError{
-			fmt.Errorf("%d: %w", *p.Spec.OOMScoreAdj, err),
-			"an ordinary user can not be spared more than he is already, which cat /proc/self/oom_score_adj tells: only less",
-		}
-	}
-	return err
-}
-
-func rlimitNumber(name string) (int, bool) {
-	for i, n := range []string{"CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME"} {
-		if name == "RLIMIT_"+n {
-			return i, true
-		}
-	}
-	return 0, false
+	return todo.Run()
 }
 
 // chdir enters the working directory. As with docker, that of a new container is made, that of exec is not.
@@ -148,161 +85,21 @@ func (p Process) chdir() error {
 	return nil
 }
 
-func (p Process) dropBounding() error {
-	caps, err := p.capabilities()
-	if err != nil {
-		return err
-	}
-	return caps.Apply(capability.BOUNDS)
-}
-
-func (p Process) setUser() error {
-	u := p.Spec.User
-	if u.Umask != nil {
-		unix.Umask(int(*u.Umask))
-	}
-	if !p.KeepGroups {
-		if err := setgroups(u.AdditionalGids); err != nil {
-			return err
-		}
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(u.GID), uintptr(u.GID), uintptr(u.GID)); errno != 0 {
-		return fmt.Errorf("setresgid %d: %w", u.GID, errno)
-	}
-	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl: %w", err)
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID)); errno != 0 {
-		return fmt.Errorf("setresuid %d: %w", u.UID, errno)
-	}
-	return nil
-}
-
-// setgroups sets the supplementary groups of this thread. In a user namespace
-// with a single gid setgroups(2) is forbidden (user_namespaces(7)): there the
-// process keeps the caller's groups, which show as nobody's.
-func setgroups(gids []uint32) error {
-	var p *uint32
-	if len(gids) > 0 {
-		p = &gids[0]
-	}
-	err := rawSetgroups(len(gids), p)
-	if errors.Is(err, unix.EPERM) && len(gids) == 0 {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("setgroups %v: %w", gids, err)
-	}
-	return nil
-}
-
-func (p Process) setCapabilities() error {
-	caps, err := p.capabilities()
-	if err != nil {
-		return err
-	}
-	// Ambient capabilities carried the set-up through execve; what is not asked
-	// for must not reach the command.
-	return caps.Apply(capability.CAPS | capability.AMBS)
-}
-
-func (p Process) capabilities() (capability.Capabilities, error) {
-	caps, err := capability.NewPid2(0)
-	if err != nil {
-		return nil, err
-	}
-	caps.Clear(capability.CAPS | capability.BOUNDS | capability.AMBS)
-	if p.Spec.Capabilities == nil {
-		return caps, nil
-	}
-	c := p.Spec.Capabilities
-	for _, set := range []struct {
-		which capability.CapType
-		names []string
-	}{
-		{capability.BOUNDING, c.Bounding},
-		{capability.EFFECTIVE, c.Effective},
-		{capability.PERMITTED, c.Permitted},
-		{capability.INHERITABLE, c.Inheritable},
-		{capability.AMBIENT, c.Ambient},
-	} {
-		for _, name := range set.names {
-			n, err := capabilityNumber(name)
-			if err != nil {
-				return nil, err
-			}
-			caps.Set(set.which, n)
-		}
-	}
-	return caps, nil
-}
-
-func capabilityNumber(name string) (capability.Cap, error) {
-	short := strings.ToLower(strings.TrimPrefix(name, "CAP_"))
-	for _, c := range capability.ListKnown() {
-		if c.String() == short {
-			return c, nil
-		}
-	}
-	return 0, fmt.Errorf("unknown capability %s", name)
-}
-
-func (p Process) watchMonitor() error {
-	if p.independent {
-		return nil
-	}
-	return watchParent()
-}
-
-func watchParent() error {
-	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl: %w", err)
-	}
-	return nil
-}
-
-func (p Process) noNewPrivs() error {
-	if !p.Spec.NoNewPrivileges {
-		return nil
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("prctl: %w", err)
-	}
-	return nil
-}
-
-func (p Process) seccomp(last bool) error {
-	if len(p.Seccomp) == 0 || p.Spec.NoNewPrivileges != last {
-		return nil
-	}
-	return p.Seccomp.Install(p.SeccompFlags)
-}
-
-// keepFiles gives the command the files that it is to keep, under their numbers. Something
-// of this process may have such a number, and be closed: so nothing comes after it but the execve.
-func (p Process) keepFiles() error {
+// preserve moves the files that the command is to keep beyond the numbers that it finds them under: one of them
+// may be where another is to be.
+func (p Process) preserve() ([]int, error) {
 	if len(p.Preserve) != len(p.preserved) {
-		return fmt.Errorf("got %d files for the command, want %d", len(p.preserved), len(p.Preserve))
+		return nil, fmt.Errorf("got %d files for the command, want %d", len(p.preserved), len(p.Preserve))
 	}
-	if len(p.Preserve) == 0 {
-		return nil
-	}
-	// One of them may be where another is to be.
-	beyond := int(slices.Max(p.Preserve)) + 1
 	var high []int
 	for _, f := range p.preserved {
-		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, beyond)
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, int(slices.Max(p.Preserve))+1)
 		if err != nil {
-			return fmt.Errorf("keep file: %w", err)
+			return nil, fmt.Errorf("keep file: %w", err)
 		}
 		high = append(high, fd)
 	}
-	for i, fd := range high {
-		if err := unix.Dup3(fd, int(p.Preserve[i]), 0); err != nil {
-			return fmt.Errorf("keep file %d: %w", p.Preserve[i], err)
-		}
-	}
-	return nil
+	return high, nil
 }
 
 // lookup finds what the command's name may mean, as execvp(3) would.
@@ -343,21 +140,4 @@ func (p Process) path() string {
 		}
 	}
 	return ""
-}
-
-// execute tries the candidates. A file that may not be executed makes room for
-// the next in $PATH, as in a shell.
-func (p Process) execute(candidates []string) error {
-	var err error
-	for _, file := range candidates {
-		err = syscall.Exec(file, p.Spec.Args, p.Spec.Env)
-		if !errors.Is(err, unix.EACCES) {
-			break
-		}
-	}
-	code := 126
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		code = 127
-	}
-	return &codedError{code, fmt.Errorf("exec %q: %w", p.Spec.Args[0], err)}
 }

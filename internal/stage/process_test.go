@@ -41,7 +41,7 @@ func TestLookupFindsCommandsAsAShellDoes(t *testing.T) {
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
-			if code := failure(orNil(err)).Code; err != nil && code != tt.code || err == nil && tt.code != 0 {
+			if code := Failure(orNil(err)).Code; err != nil && code != tt.code || err == nil && tt.code != 0 {
 				t.Errorf("status %d, want %d (%v)", code, tt.code, err)
 			}
 		})
@@ -57,10 +57,10 @@ func orNil(err error) error {
 
 func TestFailuresKeepTheirStatusAndHintThroughWrapping(t *testing.T) {
 	err := fmt.Errorf("step: %w", &codedError{127, &hintError{errors.New("cause"), "cure"}})
-	if f := failure(err); f.Code != 127 || f.Hint != "cure" || f.Error != "step: cause" {
+	if f := Failure(err); f.Code != 127 || f.Hint != "cure" || f.Error != "step: cause" {
 		t.Errorf("got %+v", f)
 	}
-	if f := failure(errors.New("x")); f.Code != 125 {
+	if f := Failure(errors.New("x")); f.Code != 125 {
 		t.Errorf("got %+v", f)
 	}
 }

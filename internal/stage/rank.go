@@ -30,7 +30,7 @@ type RankRequest struct {
 func Rank() {
 	runtime.LockOSThread()
 	err := rank(os.Args)
-	f := failure(err)
+	f := Failure(err)
 	fmt.Fprintf(os.Stderr, "urun: %s\n", f.Error)
 	if f.Hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", f.Hint)
@@ -65,6 +65,10 @@ func rank(args []string) error {
 	s := &setup{}
 	if err := json.Unmarshal(req.Config, &s.Config); err != nil {
 		return fmt.Errorf("join: decode the container's set-up: %w", err)
+	}
+	// A thread that shares these with others can not change its mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("join: unshare: %w", err)
 	}
 	if err := join(files[1], req.Namespaces); err != nil {
 		return err

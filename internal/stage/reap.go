@@ -93,8 +93,8 @@ func Run() {
 			err = p.Exec()
 		}
 	}
-	_ = parent.Send(KindFailed, failure(err))
-	os.Exit(failure(err).Code)
+	_ = parent.Send(KindFailed, Failure(err))
+	os.Exit(Failure(err).Code)
 }
 
 func forward(signals <-chan os.Signal, pid int) {

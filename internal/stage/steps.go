@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/program"
 	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/slirp"
 	"github.com/urun-dev/urun/userns"
@@ -123,7 +124,7 @@ func openTUN() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil
 }
 
-// becomeRoot switches to root of the user namespace. With keep-id the process
+// becomeRoot switches this thread to root of the user namespace. With keep-id the process
 // started as the caller; the files made from here on belong to root.
 func (s *setup) becomeRoot() error {
 	if !s.Root {
@@ -131,14 +132,15 @@ func (s *setup) becomeRoot() error {
 	}
 	// All threads: the runtime may run finalizers and the like on others, but
 	// file access of this code is on the locked one only, so this one will do.
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("setresgid: %w", errno)
-	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 0, 0, 0); errno != 0 {
-		return fmt.Errorf("setresuid: %w", errno)
-	}
-	unix.Umask(0o022)
-	return nil
+	var todo program.Program
+	becomeRoot(&todo)
+	return todo.Run()
+}
+
+func becomeRoot(to *program.Program) {
+	to.Do("setresgid", unix.SYS_SETRESGID, 0, 0, 0)
+	to.Do("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
+	to.Do("set umask", unix.SYS_UMASK, 0o022)
 }
 
 func (s *setup) network() error {

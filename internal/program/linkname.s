@@ -1,0 +1,1 @@
+// It lets functions be declared that another package has the body of.
