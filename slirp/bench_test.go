@@ -166,11 +166,15 @@ func dropArriving(drop bool) error {
 		conn.DelTable(t)
 		return conn.Flush()
 	}
+	tun, err := linkIndex(tunName)
+	if err != nil {
+		return err
+	}
 	conn.AddTable(t)
 	chain := conn.AddChain(&nftables.Chain{
 		Name: "arriving", Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
 	})
-	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(device(expr.MetaKeyIIFNAME, tunName), &expr.Verdict{Kind: expr.VerdictDrop})})
+	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(device(expr.MetaKeyIIF, expr.CmpOpEq, tun), &expr.Verdict{Kind: expr.VerdictDrop})})
 	return conn.Flush()
 }
 

@@ -18,7 +18,8 @@ const (
 
 // Configure sets up the network namespace of the calling thread: loopback up, a TUN device with the
 // container's addresses and default routes. The caller has locked the OS thread and holds CAP_NET_ADMIN
-// over the namespace. The returned file is the TUN, non-blocking, to be handed to New in the helper.
+// over the namespace. The returned file is the TUN, to be handed to New in the helper. It blocks: one that does not would be put among what the
+// runtime polls, in each process that holds it, and each packet would wake them all.
 func Configure(cfg Config) (*os.File, error) {
 	return configure(cfg, "/dev/net/tun")
 }
@@ -85,7 +86,7 @@ func HaveIPv6() bool {
 // openTUN makes a TUN device with virtio headers and segmentation offload: the kernel hands over TCP
 // segments of up to 64 KiB with the checksum left to do, and takes the same.
 func openTUN(path, name string) (int, error) {
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", path, err)
 	}

@@ -1,7 +1,6 @@
 package slirp
 
 import (
-	"encoding/binary"
 	"errors"
 	"net/netip"
 	"sync/atomic"
@@ -33,7 +32,7 @@ type kdial struct {
 
 // start connects on the host. To a port of the host itself that is done within the system call.
 func (d *kdial) start() {
-	fd, err := unix.Socket(addrFamily(d.to.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	fd, err := socketFD(addrFamily(d.to.Addr()))
 	if err != nil {
 		d.k.n.log.Warn("open tcp socket", "err", err)
 		d.k.forget(d) // the next SYN may find a descriptor
@@ -66,7 +65,7 @@ func (d *kdial) start() {
 // connect asks for the connection, or what became of it: nil, EALREADY or why it failed (connect(2)).
 func (d *kdial) connect() error {
 	for {
-		err := unix.Connect(d.fd, sockaddrOf(d.to))
+		err := connectFD(d.fd, d.to)
 		if err == unix.EISCONN {
 			return nil
 		}
@@ -180,7 +179,7 @@ func (l *listenerWatch) end(*worker) {}
 // accept takes one connection that has arrived at a listener; false if there was none.
 func (k *kernelTCP) accept(which int) bool {
 	for {
-		fd, peer, err := unix.Accept4(k.listeners[which], unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		fd, peer, err := acceptFD(k.listeners[which])
 		switch {
 		case err == unix.EINTR || err == unix.ECONNABORTED:
 			continue
@@ -203,8 +202,7 @@ func (k *kernelTCP) accept(which int) bool {
 }
 
 // accepted joins a connection with the one on the host that was made for it. What was not redirected, or not offered, is refused.
-func (k *kernelTCP) accepted(fd int, peer unix.Sockaddr) {
-	from := addrPortOf(peer)
+func (k *kernelTCP) accepted(fd int, from netip.AddrPort) {
 	to, err := originalDst(fd, from.Addr().Is4())
 	if err != nil {
 		closeSocket(fd, true)
@@ -243,19 +241,9 @@ func (k *kernelTCP) take(key tcpKey) *kdial {
 	return d
 }
 
-func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
-	switch sa := sa.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *unix.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
-}
-
 // originalDst is where a redirected connection was going to (SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and its like for IPv6).
 func originalDst(fd int, is4 bool) (netip.AddrPort, error) {
-	var sa [unix.SizeofSockaddrInet6]byte
+	var sa rawSockaddr
 	size := uint32(len(sa))
 	level := uintptr(unix.SOL_IPV6)
 	if is4 {
@@ -266,11 +254,7 @@ func originalDst(fd int, is4 bool) (netip.AddrPort, error) {
 	if errno != 0 {
 		return netip.AddrPort{}, errno
 	}
-	port := binary.BigEndian.Uint16(sa[2:])
-	if is4 {
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), port), nil
-	}
-	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), port), nil
+	return sa.addrPort(), nil
 }
 
 // keepSocketAlive finds out in time that the other end is gone without a word.

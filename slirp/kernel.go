@@ -137,7 +137,7 @@ func prepareKernel(cfg Config, tun *os.File, owned bool) (_ *Redirect, maker int
 		}
 		r.Files = append(r.Files, l)
 	}
-	owner, err := installRules(cfg, relays, owned)
+	owner, err := installRules(cfg, index, relays, owned)
 	if err != nil {
 		return nil, -1, fmt.Errorf("install nftables rules: %w", err)
 	}
@@ -182,13 +182,14 @@ func relayAddrs(cfg Config) ([]netip.Addr, error) {
 }
 
 func relayListener(at netip.AddrPort) (*os.File, error) {
-	fd, err := unix.Socket(addrFamily(at.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(addrFamily(at.Addr()), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, fmt.Errorf("open relay socket: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "relay:"+at.String())
 	// What is accepted inherits the options. The sender inside has done Nagle's work already; and if the helper is killed, it is to
 	// learn that something was lost: a reset, no FIN.
+	// It blocks, as the TUN does, so that the connections do not wake this process too.
 	// The relay's addresses are routes without an interface address, which IPv6 would not let be bound.
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1),

@@ -7,6 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +51,67 @@ func TestKernelDriverSplices(t *testing.T) {
 			waitFor(t, "the flow to end", func() bool { return spliced(s.net) == 0 && s.net.tcp.flows.Load() == 0 })
 		})
 	}
+}
+
+// What a process's runtime polls wakes that process for each packet or connection; of all that hold the TUN and the listeners, a worker of the
+// helper alone is to be woken.
+func TestPacketsWakeNobodyElse(t *testing.T) {
+	s := startSpace(t, loopbackAllowed)
+	if s.redirect == nil {
+		t.Skip("no nftables with NAT for this user")
+	}
+	for _, f := range append([]*os.File{s.tun}, s.redirect.Files[:s.redirect.listeners()]...) {
+		flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if flags&unix.O_NONBLOCK != 0 {
+			t.Errorf("%s does not block: whoever receives it polls it", f.Name())
+		}
+	}
+	n, err := New(loopbackAllowed, s.tun, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.UseKernel(s.redirect); err != nil {
+		t.Fatal(err)
+	}
+	s.serve(n)
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	roundTrip(t, c, []byte("hello"))
+	for name, fd := range map[string]int{"TUN": int(n.link.file.Fd()), "listener": n.kernel.listeners[0]} {
+		if got := pollers(t, fd); got != 1 {
+			t.Errorf("the %s is in %d epoll instances of this process, want 1", name, got)
+		}
+	}
+}
+
+// pollers counts the epoll instances of this process that watch a descriptor (proc_pid_fdinfo(5)).
+func pollers(t *testing.T, fd int) (n int) {
+	t.Helper()
+	infos, err := filepath.Glob("/proc/self/fdinfo/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range infos {
+		data, err := os.ReadFile(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // closed meanwhile
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) > 1 && f[0] == "tfd:" && f[1] == strconv.Itoa(fd) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func TestFlowsThatWantTooManyDescriptorsTakeTheStack(t *testing.T) {
@@ -168,7 +232,7 @@ func TestRelayRefusesWhatWasNotRedirected(t *testing.T) {
 }
 
 // dialed gives one end of a connection that nobody redirected, and its peer's address; the other end must be reset.
-func dialed(t *testing.T) (int, unix.Sockaddr) {
+func dialed(t *testing.T) (int, netip.AddrPort) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -199,7 +263,7 @@ func dialed(t *testing.T) (int, unix.Sockaddr) {
 	if err = errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return fd, sockaddrOf(c.LocalAddr().(*net.TCPAddr).AddrPort())
+	return fd, c.LocalAddr().(*net.TCPAddr).AddrPort()
 }
 
 func TestOnePortToTwoDestinations(t *testing.T) {

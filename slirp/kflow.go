@@ -343,7 +343,7 @@ func (f *kflow) close(reset bool) {
 		if !reset {
 			linger(fd, false)
 		}
-		_ = unix.Close(fd) // ours alone
+		closeFD(fd)
 	}
 	f.count.Add(-1)
 }

@@ -90,7 +90,7 @@ func detach(c *net.TCPConn) (int, error) {
 
 func (c *kclient) connect() error {
 	for {
-		err := unix.Connect(c.fd, sockaddrOf(c.to))
+		err := connectFD(c.fd, c.to)
 		if err == unix.EISCONN {
 			return nil
 		}

@@ -48,20 +48,23 @@ var (
 	_ stack.GSOEndpoint  = (*link)(nil)
 )
 
-// newLink takes over tun: a duplicate of it is registered with the runtime's poller, which os.NewFile does only
-// for a descriptor that is non-blocking at that time.
+// newLink takes over tun. What it makes of it does not block, and the runtime does not poll it, since os.NewFile sees that it blocks: where a worker
+// waits for packets, the runtime's poller would wake another thread for each of them.
 func newLink(tun *os.File, mtu int) (*link, error) {
 	fd, err := unix.FcntlInt(tun.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate tun descriptor: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("make tun non-blocking: %w", err), unix.Close(fd))
+	if err := unix.SetNonblock(fd, false); err != nil { // a helper before this one has made it so
+		return nil, errors.Join(fmt.Errorf("make tun blocking: %w", err), unix.Close(fd))
 	}
 	file := os.NewFile(uintptr(fd), "tun")
 	raw, err := file.SyscallConn()
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("poll tun: %w", err), file.Close())
+		return nil, errors.Join(fmt.Errorf("make tun non-blocking: %w", err), file.Close())
 	}
 	if err := tun.Close(); err != nil {
 		return nil, errors.Join(fmt.Errorf("close tun: %w", err), file.Close())
@@ -217,14 +220,27 @@ func iovec(b []byte) unix.Iovec {
 	return v
 }
 
-// readLoop reads packets until the device is gone (EBADFD) or the file is closed; then it returns nil.
-func (l *link) readLoop() error {
+// polled gives the TUN as a file that the runtime polls.
+func (l *link) polled() (*os.File, error) {
+	fd, err := unix.FcntlInt(l.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate tun descriptor: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "tun"), nil
+}
+
+// readLoop reads packets, by what polled gave, until the device is gone (EBADFD) or the file is closed; then it returns nil.
+func (l *link) readLoop(polled *os.File) error {
+	raw, err := polled.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("poll tun: %w", err)
+	}
 	var r packetReader
 	defer r.release()
 	l.replayAll(&r)
 	for {
 		var readErr error
-		err := l.raw.Read(func(fd uintptr) bool {
+		err := raw.Read(func(fd uintptr) bool {
 			readErr = l.readPacket(&r, fd)
 			return readErr != unix.EAGAIN
 		})

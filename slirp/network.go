@@ -128,13 +128,17 @@ func (n *Network) readTUN() error {
 	if n.kernel != nil {
 		return errors.Join(n.kernel.serve(), n.link.file.Close())
 	}
+	polled, err := n.link.polled()
+	if err != nil {
+		return errors.Join(err, n.link.file.Close())
+	}
 	closed := context.AfterFunc(n.ctx, func() {
-		if err := n.link.file.Close(); err != nil {
+		if err := errors.Join(polled.Close(), n.link.file.Close()); err != nil {
 			n.log.Debug("close tun", "err", err)
 		}
 	})
 	defer closed()
-	return n.link.readLoop()
+	return n.link.readLoop(polled)
 }
 
 func newStack(cfg Config, lk *link) (*stack.Stack, error) {

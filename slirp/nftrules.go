@@ -23,24 +23,31 @@ const tableName = "urun"
 //	table inet urun {
 //	  chain leaving {   # before connection tracking
 //	    type filter hook output priority raw
-//	    oifname "tun0" meta l4proto != tcp notrack                            # the helper keeps those flows
-//	    oifname "tun0" tcp flags & (fin|syn|rst|ack) == syn notrack           # tracked when it comes back
-//	    oifname "lo" ip saddr != R notrack                                    # the container talking to itself
+//	    oif "tun0" tcp flags & (fin|syn|rst|ack) != syn accept
+//	    oif "tun0" notrack                                                    # the helper keeps those flows, and a SYN is tracked when it comes back
+//	    ip saddr R accept
+//	    oif "lo" notrack                                                      # the container talking to itself
 //	  }
 //	  chain arriving {
 //	    type filter hook prerouting priority raw
-//	    iifname "tun0" ip saddr != C notrack
+//	    iif != "tun0" accept
+//	    ip saddr != C notrack
 //	  }
 //	  chain redirect {
 //	    type nat hook prerouting priority dstnat
-//	    iifname "tun0" ip saddr C tcp flags & (fin|syn|rst|ack) == syn dnat to R:1
+//	    iif "tun0" ip saddr C tcp flags & (fin|syn|rst|ack) == syn dnat to R:1
 //	  }
 //	  chain relay {     # nobody else connects to the listener
 //	    type filter hook input priority filter
+//	    meta l4proto != tcp accept
+//	    tcp flags & (fin|syn|rst|ack) != syn accept
 //	    ip daddr R tcp dport 1 ct status & dnat != 0 accept
 //	    ip daddr R tcp dport 1 reject with tcp reset
 //	  }
 //	}
+//
+// All but the first packet of a connection take the first rule that can be theirs: what a rule costs, each packet pays. Devices are known by their
+// numbers for the same reason.
 //
 // A packet with the container's own source comes from the TUN only if the helper put it there: it gives back the SYN
 // whose connection it has made on the host. All further packets of that connection are rewritten by connection
@@ -49,7 +56,7 @@ const tableName = "urun"
 // The table is owned by the socket that made it, which is returned: others can neither change nor flush it (NFT_TABLE_F_OWNER,
 // Linux 5.12), and it goes with the socket's last descriptor. Older kernels refuse the flag; there, anybody with
 // CAP_NET_ADMIN inside can remove it.
-func installRules(cfg Config, relays []netip.Addr, owned bool) (_ *os.File, err error) {
+func installRules(cfg Config, tun int32, relays []netip.Addr, owned bool) (_ *os.File, err error) {
 	var sock *netlink.Conn
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error { sock = c; return nil }))
 	if err != nil {
@@ -70,20 +77,24 @@ func installRules(cfg Config, relays []netip.Addr, owned bool) (_ *os.File, err 
 	rule := func(c *nftables.Chain, parts ...[]expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: flatten(parts)})
 	}
-	notrack := []expr.Any{&expr.Notrack{}}
-	rule(leaving, device(expr.MetaKeyOIFNAME, tunName), l4proto(expr.CmpOpNeq, protoTCP), notrack)
-	rule(leaving, device(expr.MetaKeyOIFNAME, tunName), l4proto(expr.CmpOpEq, protoTCP), firstSYN(), notrack)
+	notrack, accept := []expr.Any{&expr.Notrack{}}, []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	rule(leaving, device(expr.MetaKeyOIF, expr.CmpOpEq, tun), l4proto(expr.CmpOpEq, protoTCP), firstSYN(expr.CmpOpNeq), accept)
+	rule(leaving, device(expr.MetaKeyOIF, expr.CmpOpEq, tun), notrack)
+	rule(arriving, device(expr.MetaKeyIIF, expr.CmpOpNeq, tun), accept)
+	rule(relay, l4proto(expr.CmpOpNeq, protoTCP), accept)
+	rule(relay, firstSYN(expr.CmpOpNeq), accept)
 	for _, r := range relays {
 		c := cfg.Address4.Addr()
 		if r.Is6() {
 			c = cfg.Address6.Addr()
 		}
-		rule(leaving, device(expr.MetaKeyOIFNAME, "lo"), source(expr.CmpOpNeq, r), notrack)
-		rule(arriving, device(expr.MetaKeyIIFNAME, tunName), source(expr.CmpOpNeq, c), notrack)
-		rule(redirect, device(expr.MetaKeyIIFNAME, tunName), source(expr.CmpOpEq, c), l4proto(expr.CmpOpEq, protoTCP), firstSYN(), destinationNAT(r, relayPort))
-		rule(relay, destination(r), l4proto(expr.CmpOpEq, protoTCP), destinationPort(relayPort), redirected(), []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}})
-		rule(relay, destination(r), l4proto(expr.CmpOpEq, protoTCP), destinationPort(relayPort), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
+		rule(leaving, source(expr.CmpOpEq, r), accept)
+		rule(arriving, source(expr.CmpOpNeq, c), notrack)
+		rule(redirect, device(expr.MetaKeyIIF, expr.CmpOpEq, tun), source(expr.CmpOpEq, c), l4proto(expr.CmpOpEq, protoTCP), firstSYN(expr.CmpOpEq), destinationNAT(r, relayPort))
+		rule(relay, destination(r), destinationPort(relayPort), redirected(), accept)
+		rule(relay, destination(r), destinationPort(relayPort), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	}
+	rule(leaving, device(expr.MetaKeyOIF, expr.CmpOpEq, loIndex), notrack)
 	if err := conn.Flush(); err != nil {
 		return nil, err
 	}
@@ -143,23 +154,21 @@ func flatten(parts [][]expr.Any) (all []expr.Any) {
 
 func equal(op expr.CmpOp, data []byte) *expr.Cmp { return &expr.Cmp{Op: op, Register: 1, Data: data} }
 
-func device(key expr.MetaKey, name string) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ)
-	copy(padded, name)
-	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equal(expr.CmpOpEq, padded)}
+func device(key expr.MetaKey, op expr.CmpOp, index int32) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equal(op, binary.NativeEndian.AppendUint32(nil, uint32(index)))}
 }
 
 func l4proto(op expr.CmpOp, proto byte) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, equal(op, []byte{proto})}
 }
 
-// firstSYN matches the packet that asks for a connection; the protocol is known to be TCP.
-func firstSYN() []expr.Any {
+// firstSYN matches the packet that asks for a connection, or all others; the protocol is known to be TCP.
+func firstSYN(op expr.CmpOp) []expr.Any {
 	const flagsOffset, fin, syn, rst, ack = 13, 1, 2, 4, 16
 	return []expr.Any{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
-		equal(expr.CmpOpEq, []byte{syn}),
+		equal(op, []byte{syn}),
 	}
 }
 
@@ -212,7 +221,7 @@ func redirected() []expr.Any {
 // ruleEvents opens a socket that gets a message about every change of the namespace's rules. Subscribing wants CAP_NET_ADMIN,
 // reading nothing.
 func ruleEvents() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_NETFILTER)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter socket: %w", err)
 	}

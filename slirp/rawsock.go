@@ -1,6 +1,8 @@
 package slirp
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -46,6 +48,64 @@ func spliceFD(from, to, n int) (int, error) {
 	}
 }
 
+// rawSockaddr is a struct sockaddr_in or sockaddr_in6 as the kernel reads and writes it.
+type rawSockaddr [unix.SizeofSockaddrInet6]byte
+
+func (sa *rawSockaddr) put(a netip.AddrPort) (size uintptr) {
+	binary.NativeEndian.PutUint16(sa[:], uint16(addrFamily(a.Addr())))
+	binary.BigEndian.PutUint16(sa[2:], a.Port())
+	if a.Addr().Is4() {
+		b := a.Addr().As4()
+		copy(sa[4:], b[:])
+		return unix.SizeofSockaddrInet4
+	}
+	b := a.Addr().As16()
+	copy(sa[8:], b[:])
+	return unix.SizeofSockaddrInet6
+}
+
+func (sa *rawSockaddr) addrPort() netip.AddrPort {
+	port := binary.BigEndian.Uint16(sa[2:])
+	switch binary.NativeEndian.Uint16(sa[:]) {
+	case unix.AF_INET:
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(sa[4:8])), port)
+	case unix.AF_INET6:
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sa[8:24])), port)
+	}
+	return netip.AddrPort{}
+}
+
+func socketFD(family int) (int, error) {
+	fd, _, errno := syscall.RawSyscall(unix.SYS_SOCKET, uintptr(family), unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+func connectFD(fd int, to netip.AddrPort) error {
+	var sa rawSockaddr
+	size := sa.put(to)
+	if _, _, errno := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&sa)), size); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// acceptFD is accept4(2). That of x/sys asks for the socket's protocol each time, to learn what kind of address it has.
+func acceptFD(listener int) (fd int, peer netip.AddrPort, err error) {
+	var sa rawSockaddr
+	size := uint32(len(sa))
+	r, _, errno := syscall.RawSyscall6(unix.SYS_ACCEPT4, uintptr(listener), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0, 0)
+	if errno != 0 {
+		return -1, peer, errno
+	}
+	return int(r), sa.addrPort(), nil
+}
+
+// closeFD does not wait: no socket of ours lingers.
+func closeFD(fd int) { syscall.RawSyscall(unix.SYS_CLOSE, uintptr(fd), 0, 0) }
+
 func epollWait(epoll int, events []unix.EpollEvent, milliseconds int) (int, error) {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(milliseconds), 0, 0)
 	if errno != 0 {
@@ -68,7 +128,7 @@ func closeSocket(fd int, reset bool) {
 	if reset {
 		linger(fd, true)
 	}
-	_ = unix.Close(fd)
+	closeFD(fd)
 }
 
 // linger makes the closing of a socket, by whomever, a reset. It cannot fail on a socket.

@@ -258,8 +258,10 @@ func (w *worker) loop() {
 	}
 }
 
-// busyWait is how long, in milliseconds, a worker that has just had something to do waits for more before it says so.
-const busyWait = 2
+// busyWait is how long, in milliseconds, a worker that has just had something to do waits for more before it says so. The scheduler's watchdog
+// ends it sooner, after about 10 ms. It is longer than a tick of the kernel's clock: a shorter wait makes the kernel set its timer, which in a
+// virtual machine costs as much as the rest of the wait.
+const busyWait = 20
 
 // wait is epoll_wait(2). Where something happens every moment, it is called without telling the runtime, which would give the
 // worker's place (its P) to another thread after 20 us, wake that to look for work, and wake a third to watch: more than half of what a
@@ -272,6 +274,9 @@ func (w *worker) wait(events []unix.EpollEvent, timeout int) (int, error) {
 			short = 0
 		}
 		n, err := epollWait(w.epoll, events, short)
+		if err == unix.EINTR { // quiet for long, or the garbage collector is waiting
+			w.busy = false
+		}
 		if n != 0 || err != nil || timeout == 0 {
 			return n, err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ type network struct {
 	// published is the number of the network's ports on the host: base, +1 and +2 lead to iperf3, echo and http inside.
 	published int
 
+	urun   string // the program, where it is urun's
 	ns     int    // a process in the namespace; 0: the world itself
 	user   bool   // enter the user namespace as well
 	helper int    // the process that moves the packets; 0: none
@@ -46,7 +48,7 @@ func (e *env) inside(ctx context.Context, n *network, args ...string) *exec.Cmd 
 		return e.asUser(ctx, append(append(enter, "-U", "--preserve-credentials"), args...)...)
 	}
 	cmd := e.asUser(ctx, append(append(enter, "setpriv", "--reuid", strconv.Itoa(int(e.uid)), "--clear-groups"), args...)...)
-	cmd.SysProcAttr = nil // root enters and then becomes the user
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // root enters and then becomes the user
 	return cmd
 }
 
@@ -65,8 +67,12 @@ func (e *env) networks() []*network {
 		{name: "pasta, splice", remote: "127.0.0.1", published: next(), start: e.pasta},
 		{name: "rootlesskit builtin", remote: "10.0.2.2", published: next(), start: e.rootlesskitNetwork, alone: "published"},
 	}
+	if e.against != "" {
+		all = append(all, &network{name: "urun before, kernel", urun: e.against, remote: hostIP, dns: "10.0.2.3", published: next(), start: e.urunNetwork("kernel")})
+	}
 	var chosen []*network
 	for _, n := range all {
+		n.urun = cmp.Or(n.urun, e.urun)
 		if e.only.MatchString(n.name) {
 			chosen = append(chosen, n)
 		}
@@ -104,7 +110,7 @@ func (e *env) bareSpace(ctx context.Context, n *network, user bool) error {
 	}
 	cmd := e.asUser(ctx, "unshare", flags, e.self, loadStage, "pause")
 	if !user {
-		cmd.SysProcAttr = nil
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	}
 	if err := e.background(n, cmd); err != nil {
 		return err
@@ -210,13 +216,13 @@ func (e *env) container(ctx context.Context, n *network, name, format string, fl
 	if err := os.Link(e.self, filepath.Join(root, "netbench")); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	args := append([]string{e.urun, "run", "-d", "--rm", "--name", name}, flags...)
+	args := append([]string{n.urun, "run", "-d", "--rm", "--name", name}, flags...)
 	if err := e.command(ctx, append(args, "--rootfs", root, "/netbench", loadStage, "pause")...); err != nil {
 		return "", err
 	}
 	n.user = true
-	n.stops = append(n.stops, func() { e.say(e.command(context.Background(), e.urun, "rm", "-f", name)) })
-	out, err := e.asUser(ctx, e.urun, "inspect", "-f", format, name).Output()
+	n.stops = append(n.stops, func() { e.say(e.command(context.Background(), n.urun, "rm", "-f", name)) })
+	out, err := e.asUser(ctx, n.urun, "inspect", "-f", format, name).Output()
 	if err != nil {
 		return "", fmt.Errorf("urun inspect: %w", err)
 	}
@@ -244,7 +250,7 @@ func (e *env) urunNetwork(driver string) func(context.Context, *network) error {
 		for i, port := range []int{iperfPort, echoPort, httpPort} {
 			flags = append(flags, "-p", fmt.Sprintf("%d:%d", n.published+i, port+1))
 		}
-		out, err := e.container(ctx, n, "net-"+driver, "{{.Init.PID}} {{.Monitor.PID}}", flags...)
+		out, err := e.container(ctx, n, fmt.Sprintf("net-%d", n.published), "{{.Init.PID}} {{.Monitor.PID}}", flags...)
 		if err != nil {
 			return err
 		}

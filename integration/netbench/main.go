@@ -50,17 +50,18 @@ func main() {
 
 // options are those of the command line; the stage in the new namespaces parses the same one.
 type options struct {
-	urun, rootlesskit, user, out string
-	rounds                       int
-	span                         time.Duration
-	only, figures                *regexp.Regexp
-	pieces                       string
+	urun, against, rootlesskit, user, out string
+	rounds                                int
+	span                                  time.Duration
+	only, figures                         *regexp.Regexp
+	pieces                                string
 }
 
 func parseOptions(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("netbench", flag.ContinueOnError)
 	f.StringVar(&o.urun, "urun", "bin/urun", "the `program` to measure")
+	f.StringVar(&o.against, "against", "", "another `program`, an earlier urun, to measure by turns with it")
 	f.StringVar(&o.rootlesskit, "rootlesskit", "bin/peers/rootlesskit", "rootlesskit's `program`")
 	f.StringVar(&o.user, "user", "urun-bench", "the `user` to measure as")
 	f.StringVar(&o.out, "out", "", "the `document` to rewrite between its markers")

@@ -238,14 +238,20 @@ func (m *measurer) iperf3(cmd *exec.Cmd) (float64, error) {
 		return 0, err
 	}
 	var r struct {
-		End struct {
+		Error string // iperf3 -J reports a failure here, and exits with 0
+		End   struct {
 			Received struct {
 				Bits float64 `json:"bits_per_second"`
 			} `json:"sum_received"`
 		} `json:"end"`
 	}
-	err = json.Unmarshal(out, &r)
-	return r.End.Received.Bits / 1e9, err
+	if err := json.Unmarshal(out, &r); err != nil {
+		return 0, fmt.Errorf("iperf3's report: %w", err)
+	}
+	if r.Error != "" {
+		return 0, fmt.Errorf("iperf3: %s", r.Error)
+	}
+	return r.End.Received.Bits / 1e9, nil
 }
 
 var wrkRate = regexp.MustCompile(`Requests/sec:\s*([0-9.]+)`)

@@ -82,7 +82,10 @@ func (e *env) prepare() error {
 		from string
 		to   *string
 		name string
-	}{{"/proc/self/exe", &e.self, "netbench"}, {e.urun, &e.urun, "urun"}, {e.rootlesskit, &e.rootlesskit, "rootlesskit"}} {
+	}{{"/proc/self/exe", &e.self, "netbench"}, {e.urun, &e.urun, "urun"}, {e.against, &e.against, "urun-before"}, {e.rootlesskit, &e.rootlesskit, "rootlesskit"}} {
+		if p.from == "" {
+			continue
+		}
 		to := filepath.Join(e.dir, p.name)
 		data, err := os.ReadFile(p.from)
 		if err != nil {
@@ -134,14 +137,16 @@ func run(args ...string) error {
 	return nil
 }
 
-// asUser makes a command that runs as the measuring user, and dies with this process.
+// asUser makes a command that runs as the measuring user, and dies with this process. It has a session of its own, as a container, what serves its
+// network and the servers that it talks to have in use: the kernel shares the CPUs out by session (sched_autogroup_enabled), and what shares one wakes
+// each other faster.
 func (e *env) asUser(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = "/"
 	cmd.Env = []string{
-		"HOME=" + e.home, "USER=" + e.user, "LOGNAME=" + e.user, "LANG=C.UTF-8", "XDG_RUNTIME_DIR=" + e.home,
+		"HOME=" + e.home, "USER=" + e.user, "LOGNAME=" + e.user, "LANG=C.UTF-8", "XDG_RUNTIME_DIR=" + e.home, "TMPDIR=" + e.home,
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: e.uid, Gid: e.gid}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: e.uid, Gid: e.gid}, Setsid: true}
 	return cmd
 }
