@@ -117,7 +117,11 @@ func usageError(err error, parser *kong.Kong) error {
 		word := strings.TrimPrefix(text, "unexpected argument ")
 		return &hintError{fmt.Errorf("unknown command %q for %s", word, where), nearest(word, commandNames(node), see)}
 	case strings.HasPrefix(text, "expected one of") && len(node.Children) > 0:
-		return &hintError{fmt.Errorf("%s: name a command", strings.TrimPrefix(where, "urun ")), "one of " + strings.Join(commandNames(node), ", ") + "; " + see}
+		said := "name a command"
+		if group, ok := strings.CutPrefix(where, "urun "); ok {
+			said = group + ": " + said
+		}
+		return &hintError{errors.New(said), "one of " + strings.Join(commandNames(node), ", ") + "; " + see}
 	case strings.HasPrefix(text, "unknown flag "):
 		flag := strings.TrimPrefix(text, "unknown flag ")
 		return &hintError{fmt.Errorf("unknown flag %s for %s", flag, where), nearest(flag, flagNames(node), see)}

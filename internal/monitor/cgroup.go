@@ -79,6 +79,18 @@ var errEnding = errors.New("the container is ending")
 // update changes limits of the container that runs, and then those of its configuration, by which it is started again. It is not done by
 // the goroutine that owns the container: the kernel reclaims memory before it takes a limit.
 func (c *container) update(req UpdateRequest) error {
+	if req.Resources != nil {
+		if err := c.updateLimits(req); err != nil {
+			return err
+		}
+	}
+	if req.Restart == nil {
+		return nil
+	}
+	return c.ask(func() error { return c.handle.ChangeRestart(*req.Restart) })
+}
+
+func (c *container) updateLimits(req UpdateRequest) error {
 	// One at a time: what the configuration says last is to be what the kernel has.
 	c.updating.Lock()
 	defer c.updating.Unlock()

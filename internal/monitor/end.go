@@ -192,7 +192,7 @@ func (c *container) pause(d time.Duration) bool {
 				continue // of processes that have ended
 			}
 			e.answer <- e.do()
-			if c.handle.Restart.Stopped {
+			if c.handle.Restart.Stopped || c.handle.Restart.Policy == "no" {
 				return false
 			}
 		}

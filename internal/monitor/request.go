@@ -118,7 +118,8 @@ type RenameRequest struct {
 // UpdateRequest asks for other limits, in the cgroup's terms and in those of the container's configuration.
 type UpdateRequest struct {
 	Limits    cgdelegate.Limits     `json:"limits"`
-	Resources *specs.LinuxResources `json:"resources"`
+	Resources *specs.LinuxResources `json:"resources,omitempty"` // the same for the configuration; nil: none is to change
+	Restart   *state.Restart        `json:"restart,omitempty"`   // another policy, or nil
 }
 
 // Image is a merged tree with the files of its layers.

@@ -1,6 +1,9 @@
 package state
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Further stations of a container's life.
 const (
@@ -40,6 +43,21 @@ func (r Restart) Wanted(code int) bool {
 // OnBoot tells whether it is to be started when the machine comes up.
 func (r Restart) OnBoot() bool {
 	return r.Policy == "always" || r.Policy == "unless-stopped" && !r.Stopped
+}
+
+// ChangeRestart gives the container another restart policy, which counts its tries from the beginning. One that
+// is removed at its end has none.
+func (h *Handle) ChangeRestart(r Restart) error {
+	if h.Record.Remove && r.Policy != "no" {
+		return errors.New("it is removed when it ends (--rm), so no policy can start it again")
+	}
+	before := h.Restart
+	h.Restart = Restart{Policy: r.Policy, Retries: r.Retries, Stopped: before.Stopped}
+	if err := h.Save(); err != nil {
+		h.Restart = before
+		return err
+	}
+	return nil
 }
 
 // Health is what the checks of a container have found.
