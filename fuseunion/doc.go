@@ -39,7 +39,8 @@
 // with readdir: node ids are numbers of the lower file system, or the host's inode numbers,
 // above them. A directory of the lower file system is renamed by giving it an upper
 // directory that says where its content comes from; a file with several names is
-// copied up once, into the index in the work directory, where all its names find it.
+// copied up once, into the index in the work directory, where all its names find it. Where
+// the host has no hard links, names are references to a file in the work directory (rwlinks.go).
 //
 // Nothing is replaced in place: what is copied up, or takes the place of a whiteout, is
 // made in the work directory and renamed. A server that is killed leaves all of an

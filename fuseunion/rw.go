@@ -25,6 +25,9 @@ type UnionOptions struct {
 	// NoDeviceWhiteouts marks removed entries with symbolic links even where the
 	// host's file system lets the process make character devices 0/0.
 	NoDeviceWhiteouts bool
+	// NoLinks gives a file its further names by references even where the host's file
+	// system has hard links.
+	NoLinks bool
 	// LazySize is from which size on, in bytes, a file is copied up without its content,
 	// which then comes as it is written to; by default 256 KiB, never if negative.
 	LazySize int64
@@ -61,9 +64,10 @@ type Union struct {
 	fds       fdCache
 	root      *unode
 	indexMu   sync.RWMutex
-	index     map[uint32]string // multiply linked lower files that were copied up: their names in indexDir
-	seq       atomic.Uint64     // of names in the work directory
-	slow      func() func()     // set by the server; see slowly
+	index     map[uint32]string  // multiply linked lower files that were copied up: their names in indexDir
+	links     map[uint64]*linked // files that have references, by the host's inode number; the same lock
+	seq       atomic.Uint64      // of names in the work directory
+	slow      func() func()      // set by the server; see slowly
 }
 
 const (
@@ -132,6 +136,10 @@ func (u *Union) setUp(upper, work string) (err error) {
 	if u.ledger, err = openLedger(u.workFD); err != nil {
 		return err
 	}
+	if err := u.recount(); err != nil {
+		return fmt.Errorf("look for references: %w", err)
+	}
+	u.noTmpfile.Store(u.opt.NoLinks)
 	u.fds.max = u.opt.MaxOpenFiles
 	if u.fds.max <= 0 {
 		var lim unix.Rlimit
@@ -192,7 +200,7 @@ func (u *Union) cleanWork() error {
 	if err := removeAll(u.workFD, tempDir); err != nil {
 		return fmt.Errorf("clean work directory: %w", err)
 	}
-	for _, dir := range []string{tempDir, indexDir, lazyDir} {
+	for _, dir := range []string{tempDir, indexDir, linkDir, lazyDir} {
 		if err := unix.Mkdirat(u.workFD, dir, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("make work directory: %w", err)
 		}
@@ -268,7 +276,7 @@ func (u *Union) openRoot() error {
 	if err != nil {
 		return err
 	}
-	n := &unode{id: 1, ino: u.low.ino(0), low: 1, typ: unix.S_IFDIR, upper: true, host: st.Ino, htyp: unix.S_IFDIR, meta: m}
+	n := &unode{id: rootID, ino: u.low.ino(0), low: 1, typ: unix.S_IFDIR, upper: true, host: st.Ino, htyp: unix.S_IFDIR, meta: m}
 	n.lookups = 1 // for ever
 	n.file = &openFile{fd: u.upperFD, n: n, pinned: true, users: 1}
 	u.root = n
@@ -333,7 +341,7 @@ func (u *Union) loadIndex() error {
 
 // skipNames makes new names in the work directory differ from those that are there.
 func (u *Union) skipNames() error {
-	for _, dir := range []string{indexDir, lazyDir} {
+	for _, dir := range []string{indexDir, linkDir, lazyDir} {
 		fd, err := unix.Openat(u.workFD, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err

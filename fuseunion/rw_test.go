@@ -143,9 +143,11 @@ func (u *testUnion) unmount() {
 
 // unionModes are the ways in which a host's file system may be lacking.
 var unionModes = map[string]UnionOptions{
-	"attributes":         {},
-	"ledger":             {NoXattrs: true},
-	"ledger, link marks": {NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 4},
+	"attributes":             {},
+	"ledger":                 {NoXattrs: true},
+	"ledger, link marks":     {NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 4},
+	"references":             {NoLinks: true, NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 4},
+	"references, attributes": {NoLinks: true},
 }
 
 func TestUnionBasics(t *testing.T) {

@@ -140,8 +140,10 @@ func (u *Union) statAttr(n *unode, st *unix.Stat_t, a *fuse.Attr) {
 		a.Nlink = 0
 	case n.typ == unix.S_IFDIR && n.dir != nil:
 		a.Nlink = 2 + uint32(n.dir.subdirs)
-	case n.index:
-		a.Nlink = uint32(st.Nlink) - 1 + u.lowerLinks(n)
+	case n.inWork():
+		if a.Nlink = u.hostLinks(n, st); n.index {
+			a.Nlink += u.lowerLinks(n)
+		}
 	}
 	if n.typ == unix.S_IFDIR {
 		a.Size = max(a.Size, 4096)

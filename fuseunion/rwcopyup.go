@@ -282,6 +282,9 @@ func (u *Union) makeFile(dirfd int, name string, mode uint32, target string) (fd
 	case unix.S_IFDIR:
 		fd, err = -1, unix.Mkdirat(dirfd, name, perm)
 	case unix.S_IFLNK:
+		if reserved(target) { // of an image: it must not be taken for what it is not
+			return -1, htyp, unix.EPERM
+		}
 		return -1, htyp, unix.Symlinkat(target, dirfd, name)
 	case unix.S_IFIFO, unix.S_IFSOCK:
 		fd, err = -1, unix.Mknodat(dirfd, name, htyp|perm, 0)

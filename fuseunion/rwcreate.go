@@ -23,7 +23,7 @@ func (u *Union) create(c *creation, out *fuse.EntryOut) error {
 	if len(c.name) > maxName {
 		return unix.ENAMETOOLONG
 	}
-	if c.mode&unix.S_IFMT == unix.S_IFLNK && c.target == WhiteoutTarget {
+	if c.mode&unix.S_IFMT == unix.S_IFLNK && reserved(c.target) {
 		return unix.EPERM
 	}
 	dir, err := u.changeable(c.dir)
@@ -309,40 +309,52 @@ func (u *Union) linkLocked(n, dir *unode, name string) error {
 	old := n.name
 	u.move(n, dir, name)
 	u.fds.unpin(n)
-	if old != "" {
-		return unix.Unlinkat(u.workFD, old, 0)
+	if old == "" {
+		return nil
+	}
+	if err := unix.Unlinkat(u.workFD, old, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
 }
 
-// hostLink links a node's file to a name, over a whiteout if covered.
+// hostLink gives a node's file a name, over a whiteout if covered. The caller holds n.mu.
 func (u *Union) hostLink(n *unode, dirfd int, name string, covered bool) error {
 	at, to := dirfd, name
 	if covered {
 		at, to = u.workFD, u.temp()
 	}
-	n.loc.RLock()
-	defer n.loc.RUnlock()
-	var err error
-	if n.parent == nil && n.name == "" {
-		f := u.fds.acquire(n)
-		if f == nil {
-			return unix.ENOENT
-		}
-		err = unix.Linkat(unix.AT_FDCWD, procPath(f.fd, ""), at, to, unix.AT_SYMLINK_FOLLOW)
-		u.fds.release(f)
-	} else {
-		from, done, cerr := u.container(n)
-		if cerr != nil {
-			return cerr
-		}
-		err = unix.Linkat(from, n.name, at, to, 0)
-		done()
+	err := u.linkFile(n, at, to)
+	if noLinks(err) {
+		return u.refer(n, dirfd, name, covered)
 	}
 	if err == nil && covered {
 		err = unix.Renameat(at, to, dirfd, name)
 	}
 	return err
+}
+
+// linkFile is link(2) of a node's file.
+func (u *Union) linkFile(n *unode, at int, to string) error {
+	if u.opt.NoLinks {
+		return unix.EPERM
+	}
+	n.loc.RLock()
+	defer n.loc.RUnlock()
+	if n.parent == nil && n.name == "" {
+		f := u.fds.acquire(n)
+		if f == nil {
+			return unix.ENOENT
+		}
+		defer u.fds.release(f)
+		return unix.Linkat(unix.AT_FDCWD, procPath(f.fd, ""), at, to, unix.AT_SYMLINK_FOLLOW)
+	}
+	from, done, err := u.container(n)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return unix.Linkat(from, n.name, at, to, 0)
 }
 
 // tmpfile makes a file without a name.

@@ -145,6 +145,9 @@ func (u *Union) dirOf(dir *unode) (*dirState, error) {
 		if err := u.classify(f.fd, &e); err != nil {
 			return nil, err
 		}
+		if e.gone {
+			continue
+		}
 		if !e.white && e.htyp == unix.S_IFDIR {
 			d.subdirs++
 		}
@@ -168,7 +171,7 @@ func (u *Union) openRead(dirfd int) (int, error) {
 	}
 }
 
-// classify finds out whether an entry is a whiteout.
+// classify finds out whether an entry is a whiteout, or a reference: one to nothing is gone.
 func (u *Union) classify(dirfd int, e *upperEnt) error {
 	if e.htyp == 0 || e.htyp == unix.S_IFCHR {
 		var st unix.Stat_t
@@ -179,14 +182,39 @@ func (u *Union) classify(dirfd int, e *upperEnt) error {
 		e.white = e.htyp == unix.S_IFCHR && st.Rdev == 0
 	}
 	if e.htyp == unix.S_IFLNK {
-		var buf [len(WhiteoutTarget) + 1]byte
+		var buf [64]byte
 		n, err := unix.Readlinkat(dirfd, e.name, buf[:])
 		if err != nil {
 			return err
 		}
-		e.white = string(buf[:n]) == WhiteoutTarget
+		target := string(buf[:n])
+		e.white = target == WhiteoutTarget
+		if place, ok := refPlace(target); ok {
+			return u.classifyRef(e, place)
+		}
 	}
 	return nil
+}
+
+// classifyRef makes the entry of a reference that of the file.
+func (u *Union) classifyRef(e *upperEnt, place string) error {
+	var st unix.Stat_t
+	err := unix.Fstatat(u.workFD, place, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		e.gone = true
+		return nil
+	}
+	e.host, e.htyp = st.Ino, st.Mode&unix.S_IFMT
+	return err
+}
+
+// entMeta reads the metadata of an upper entry.
+func (u *Union) entMeta(dirfd int, e *upperEnt) (meta, error) {
+	st := unix.Stat_t{Ino: e.host, Mode: e.htyp}
+	if place := u.linkPlace(e.host); place != "" {
+		return u.readMeta(u.workFD, place, &st)
+	}
+	return u.readMeta(dirfd, e.name, &st)
 }
 
 // WhiteoutTarget is where a symbolic link leads that is a whiteout, on file systems
@@ -256,7 +284,7 @@ func (u *Union) identify(dir *unode, dirfd int, e *upperEnt) error {
 	if e.known {
 		return nil
 	}
-	m, err := u.readMeta(dirfd, e.name, &unix.Stat_t{Ino: e.host, Mode: e.htyp})
+	m, err := u.entMeta(dirfd, e)
 	if err != nil {
 		return err
 	}
@@ -305,7 +333,7 @@ func (u *Union) entNode(dir *unode, dirfd int, e *upperEnt, lookups uint64) (*un
 			return n, nil
 		}
 	}
-	m, err := u.readMeta(dirfd, e.name, &unix.Stat_t{Ino: e.host, Mode: e.htyp})
+	m, err := u.entMeta(dirfd, e)
 	if err != nil {
 		return nil, err
 	}
@@ -324,17 +352,20 @@ func (u *Union) refEnt(dir *unode, e *upperEnt, lookups uint64, m *meta) *unode 
 		id, ino = uint64(e.low), u.low.ino(e.low-1)
 	}
 	made := false
-	parent, name, indexed := dir, e.name, ""
+	parent, name, indexed, place := dir, e.name, "", u.linkPlace(e.host)
 	if e.low != 0 {
 		if indexed = u.indexName(e.low - 1); indexed != "" {
-			parent, name = nil, indexed
+			place = indexed
 		}
+	}
+	if place != "" {
+		parent, name = nil, place
 	}
 	mk := func() *unode {
 		made = true
 		return &unode{
 			id: id, ino: ino, low: e.low, typ: e.typ, upper: true, host: e.host, htyp: e.htyp, meta: *m,
-			parent: parent, name: name, index: indexed != "",
+			parent: parent, name: name, index: indexed != "", shared: indexed == "" && place != "",
 		}
 	}
 	var n *unode

@@ -13,8 +13,8 @@ import (
 )
 
 // ledger keeps the metadata of those files of a writable layer that can not carry
-// it themselves, by the host's inode number, and how many names are left of files
-// of the lower file system that have several. It is a log in the work directory:
+// it themselves, by the host's inode number, how many names are left of files
+// of the lower file system that have several, and where files were that have references. It is a log in the work directory:
 // records are appended, the last for a key is valid, and what a broken-off write
 // left at the end is cut off. Opening it rewrites it when most of it is outdated.
 type ledger struct {
@@ -23,6 +23,7 @@ type ledger struct {
 	workFD int
 	files  map[uint64]meta
 	links  map[string]uint32 // lower path: names left
+	homes  map[uint64]string // of files with references: see rwlinks.go
 	writes int               // records in the file
 	synced bool
 }
@@ -32,8 +33,12 @@ type ledger struct {
 const (
 	ledgerFile = 'f' // key: inode number; value: a meta, none when the file is gone
 	ledgerLink = 'l' // key: number of names left; value: the path
+	ledgerHome = 'h' // key: number of a place; value: a path in the upper directory or homeIndex, none when the file is gone
 	ledgerName = "ledger"
 	ledgerMax  = 1 << 20 // bytes of a record
+
+	// homeIndex is the home of a file that is in the index, and stays there.
+	homeIndex = "/"
 )
 
 func openLedger(workFD int) (*ledger, error) {
@@ -41,7 +46,7 @@ func openLedger(workFD int) (*ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open ledger: %w", err)
 	}
-	l := &ledger{f: os.NewFile(uintptr(fd), ledgerName), files: map[uint64]meta{}, links: map[string]uint32{}, synced: true, workFD: workFD}
+	l := &ledger{f: os.NewFile(uintptr(fd), ledgerName), files: map[uint64]meta{}, links: map[string]uint32{}, homes: map[uint64]string{}, synced: true, workFD: workFD}
 	good, err := l.load()
 	if err == nil {
 		err = l.f.Truncate(good)
@@ -85,6 +90,10 @@ func (l *ledger) apply(rec []byte) error {
 	switch {
 	case rec[0] == ledgerLink:
 		l.links[string(value)] = uint32(key)
+	case rec[0] == ledgerHome && len(value) == 0:
+		delete(l.homes, key)
+	case rec[0] == ledgerHome:
+		l.homes[key] = string(value)
 	case len(value) == 0:
 		delete(l.files, key)
 	default:
@@ -110,11 +119,14 @@ func ledgerRecord(b []byte, kind byte, key uint64, value []byte) []byte {
 
 // tidy rewrites the file when it has more than least records, most of them outdated.
 func (l *ledger) tidy(least int) error {
-	if l.writes < least || l.writes < 3*(len(l.files)+len(l.links)) {
+	if l.writes < least || l.writes < 3*l.valid() {
 		return nil
 	}
 	return l.rewrite()
 }
+
+// valid is the number of records that are.
+func (l *ledger) valid() int { return len(l.files) + len(l.links) + len(l.homes) }
 
 // rewrite replaces the file by one with the valid records only.
 func (l *ledger) rewrite() error {
@@ -124,6 +136,9 @@ func (l *ledger) rewrite() error {
 	}
 	for path, n := range l.links {
 		b = ledgerRecord(b, ledgerLink, uint64(n), []byte(path))
+	}
+	for id, home := range l.homes {
+		b = ledgerRecord(b, ledgerHome, id, []byte(home))
 	}
 	const tmp = ledgerName + ".new"
 	fd, err := unix.Openat(l.workFD, tmp, unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
@@ -140,7 +155,7 @@ func (l *ledger) rewrite() error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	l.writes = len(l.files) + len(l.links)
+	l.writes = l.valid()
 	old := l.f
 	l.f = f
 	return old.Close()
@@ -220,6 +235,47 @@ func (l *ledger) anyLinks() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.links) > 0
+}
+
+// setHome notes where the file of a place was before it had references; "" forgets it.
+func (l *ledger) setHome(id uint64, home string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if home == "" {
+		delete(l.homes, id)
+	} else {
+		l.homes[id] = home
+	}
+	return l.append(ledgerHome, id, []byte(home))
+}
+
+func (l *ledger) home(id uint64) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.homes[id]
+}
+
+// anyHomes tells whether any file may have references.
+func (l *ledger) anyHomes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.homes) > 0
+}
+
+// keepHomes forgets all homes but those of these places.
+func (l *ledger) keepHomes(alive map[uint64]bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.homes {
+		if alive[id] {
+			continue
+		}
+		delete(l.homes, id)
+		if err := l.append(ledgerHome, id, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *ledger) sync() error {

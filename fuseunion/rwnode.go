@@ -40,12 +40,16 @@ type unode struct {
 	dead   bool        // has no name any more; changed with mu held as well
 	lost   atomic.Bool // has a name that is not known; the descriptor is pinned meanwhile
 	index  bool        // is in the index, with any number of names
+	shared bool        // is in linkDir, with any number of references
 
 	file *openFile // guarded by the fd cache's lock
 
 	lookups uint64 // by the kernel; guarded by the table's lock
 	kids    int    // unodes with this as parent; the same
 }
+
+// inWork tells whether the file has its name in the work directory, which is none of its own.
+func (n *unode) inWork() bool { return n.index || n.shared }
 
 // lowerIndex returns the number of the lower node. It must have one.
 func (n *unode) lowerIndex() uint32 { return n.low - 1 }

@@ -12,6 +12,7 @@ type victim struct {
 	upper bool // the upper directory has a file of that name
 	white bool // or a whiteout
 	below bool // the lower directory has one
+	ref   bool // the name is a reference; found out when it goes
 }
 
 // look finds the node of a name. With none, n is nil.
@@ -101,6 +102,7 @@ func (u *Union) removeFile(dir *unode, d *dirState, dirfd int, name string, v *v
 		return err
 	}
 	defer keep()
+	v.ref = v.upper && u.isRef(v.n, dirfd, name)
 	switch {
 	case !v.upper:
 		err = u.makeWhiteout(dirfd, name)
@@ -138,7 +140,7 @@ func (u *Union) hold(n *unode) (done func(), err error) {
 		u.fds.release(f)
 		n.loc.RLock()
 		defer n.loc.RUnlock()
-		if n.parent != nil || n.index && !n.dead {
+		if n.parent != nil || n.inWork() && !n.dead {
 			u.fds.unpin(n)
 		}
 	}, nil
@@ -150,6 +152,9 @@ func (u *Union) lostName(dir *unode, name string, v *victim) error {
 	n := v.n
 	links := uint32(0)
 	var err error
+	if v.ref {
+		u.lostRef(n)
+	}
 	if n.low != 0 && !v.upper {
 		links, err = u.lostLowerName(n)
 	} else if n.index {
@@ -160,9 +165,7 @@ func (u *Union) lostName(dir *unode, name string, v *victim) error {
 		if serr := u.hostStat(n, &st); serr != nil {
 			return errors.Join(err, serr)
 		}
-		if links += uint32(st.Nlink); n.index {
-			links--
-		}
+		links += u.hostLinks(n, &st)
 	}
 	n.loc.Lock()
 	defer n.loc.Unlock()
@@ -181,6 +184,9 @@ func (u *Union) lostName(dir *unode, name string, v *victim) error {
 		delete(u.index, n.lowerIndex())
 		u.indexMu.Unlock()
 		err = errors.Join(err, unix.Unlinkat(u.workFD, old, 0))
+	}
+	if n.shared {
+		err = errors.Join(err, u.loseShared(old))
 	}
 	if n.upper && !u.inXattr(n.htyp) {
 		err = errors.Join(err, u.ledger.forget(n.host))

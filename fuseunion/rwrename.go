@@ -281,6 +281,9 @@ func (r *renaming) move() error {
 	if err := r.prepare(&r.src, r.oldD, r.oldFD, r.oldName, r.newDir, r.newName); err != nil {
 		return err
 	}
+	if dst := &r.dst; dst.n != nil && dst.upper {
+		dst.ref = u.isRef(dst.n, r.newFD, r.newName)
+	}
 	n.loc.Lock()
 	err := r.hostMove()
 	if err == nil {

@@ -1,7 +1,9 @@
 package integration
 
 import (
+	"archive/tar"
 	"bufio"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,20 +83,23 @@ func TestHardFileSystem(t *testing.T) {
 	script := `set -e
 echo text >/f; chmod 4750 /f; ln -s f /l; mkdir -p /d/e; : >/d/e/x
 mv /d /moved; mv /demo /image; rm /image/kept; echo more >>/etc/passwd
-sync; [ "$(cat /f)" = text ]; stat -c %a /f; readlink /l; ls /moved/e; tail -n 1 /etc/passwd; ls -d /demo 2>/dev/null || echo gone`
-	const printed = "4750\nf\nx\nmore\ngone"
+ln /f /moved/hard; sync; [ /f -ef /moved/hard ]; stat -c %h /f; [ "$(cat /f)" = text ]; stat -c %a /f; readlink /l; ls /moved/e; tail -n 1 /etc/passwd; ls -d /demo 2>/dev/null || echo gone`
+	const printed = "2\n4750\nf\nx\nmore\ngone"
 	harness.Urun(t, "run", "--rm", id, "sh", "-c", script).Says(printed)
 	for _, where := range []string{"disk", "tmpfs"} {
 		name := "hard-" + where
 		harness.Urun(t, "run", "-d", "--name", name, "--writable", where, id, "sleep", "1000").OK()
 		harness.Urun(t, "exec", name, "sh", "-c", script).Says(printed)
 		harness.Urun(t, "cp", name+":/f", filepath.Join(t.TempDir(), "f")).OK()
-		harness.Urun(t, "diff", name).Has("A /f", "A /moved", "D /demo", "C /etc/passwd")
+		harness.Urun(t, "diff", name).Has("A /f", "A /moved", "A /moved/hard", "D /demo", "C /etc/passwd")
 		harness.Urun(t, "stop", "-t", "0", name).OK()
 		harness.Urun(t, "start", name).OK()
-		kept := harness.Urun(t, "exec", name, "sh", "-c", "cat /f || echo none").OK()
-		if want := map[string]string{"disk": "text", "tmpfs": "none"}[where]; kept != want {
+		kept := harness.Urun(t, "exec", name, "sh", "-c", "cat /f && stat -c %h /moved/hard || echo none").OK()
+		if want := map[string]string{"disk": "text\n2", "tmpfs": "none"}[where]; kept != want {
 			t.Errorf("%s: after a restart /f is %q, want %q", where, kept, want)
+		}
+		if where == "disk" {
+			hardLinksLeave(t, name)
 		}
 		harness.Urun(t, "rm", "-f", name).OK()
 	}
@@ -112,13 +117,55 @@ sync; [ "$(cat /f)" = text ]; stat -c %a /f; readlink /l; ls /moved/e; tail -n 1
 	}
 }
 
-// Package managers with one id on a file system without attributes.
+// hardLinksLeave looks for the two names of /f in all that takes them out of a container.
+func hardLinksLeave(t *testing.T, name string) {
+	t.Helper()
+	same := "[ /f -ef /moved/hard ] && stat -c %h /f"
+	image := harness.Urun(t, "commit", name).OK()
+	harness.Urun(t, "run", "--rm", "--storage", "fuse", image, "sh", "-c", same).Says("2")
+	harness.Urun(t, "rmi", image).OK()
+	for _, state := range []string{"running", "stopped"} {
+		file := filepath.Join(t.TempDir(), "export.tar")
+		harness.Urun(t, "export", "-o", file, name).OK()
+		if links := linksIn(t, file); links["moved/hard"] != "f" && links["f"] != "moved/hard" {
+			t.Errorf("%s: the export has links %v", state, links)
+		}
+		harness.Urun(t, "stop", "-t", "0", name).OK()
+	}
+	harness.Urun(t, "start", name).OK()
+	harness.Urun(t, "exec", name, "sh", "-c", "rm /f && stat -c %h /moved/hard && ln /moved/hard /f").Says("1")
+}
+
+// linksIn are the hard links in a tar.
+func linksIn(t *testing.T, file string) map[string]string {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	links := map[string]string{}
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return links
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeLink {
+			links[strings.Trim(h.Name, "./")] = strings.Trim(h.Linkname, "./")
+		}
+	}
+}
+
+// Package managers with one id on a file system without attributes and without the hard links that dpkg makes.
 func TestServicesInstallOnAHardFileSystem(t *testing.T) {
 	if os.Getenv("URUN_SERVICES") == "" {
 		t.Skip("takes minutes: URUN_SERVICES=1")
 	}
 	debianImage(t)
-	hardStore(t, "link")
+	hardStore(t, "")
 	services(t)
 }
 

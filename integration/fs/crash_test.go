@@ -47,7 +47,11 @@ func (d *durable) work(dir string, id int, r *rand.Rand) error {
 			return err
 		}
 		d.forget(name)
-		switch r.IntN(6) {
+		switch r.IntN(7) {
+		case 2:
+			if err := d.link(dir, filepath.Dir(name), id, r.IntN(20)); err != nil {
+				return err
+			}
 		case 0:
 			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
@@ -66,6 +70,28 @@ func (d *durable) work(dir string, id int, r *rand.Rand) error {
 			d.set(name, b)
 		}
 	}
+}
+
+// link makes a file with two names, one of which goes the next time.
+func (d *durable) link(dir, sub string, id, k int) error {
+	one, two := fmt.Sprintf("%s/s%d-%d", sub, id, k), fmt.Sprintf("%s/l%d-%d", sub, id, k/2)
+	d.forget(one)
+	d.forget(two)
+	for _, name := range []string{one, two} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	b := bytes.Repeat([]byte{byte('A' + k)}, 100+k)
+	if err := writeSynced(filepath.Join(dir, one), b, false); err != nil {
+		return err
+	}
+	d.set(one, b)
+	if err := os.Link(filepath.Join(dir, one), filepath.Join(dir, two)); err != nil {
+		return err
+	}
+	d.set(two, b)
+	return nil
 }
 
 // writeSynced writes a file in place, or as careful programs do: beside it, and then
@@ -103,7 +129,7 @@ func TestServerIsKilled(t *testing.T) {
 	t.Logf("seed %d", s)
 	r := rand.New(rand.NewPCG(s, 3))
 	im := newImage(t, tmpfs(t), randomLayer(t, &script{Rand: r}, true))
-	for name, opt := range map[string]fuseunion.UnionOptions{"attributes": {LazySize: 1}, "ledger": {NoXattrs: true, NoDeviceWhiteouts: true}} {
+	for name, opt := range map[string]fuseunion.UnionOptions{"attributes": {LazySize: 1}, "ledger": {NoXattrs: true, NoDeviceWhiteouts: true}, "references": {NoLinks: true, NoXattrs: true, NoDeviceWhiteouts: true}} {
 		t.Run(name, func(t *testing.T) {
 			base := tmpfs(t)
 			subdirs(t, base, "upper", "work", "merged")
@@ -119,7 +145,16 @@ func TestServerIsKilled(t *testing.T) {
 			}
 			f.mount(t)
 			d.check(t, f.at, -1)
+			all, err := filepath.Glob(filepath.Join(f.at, "*"))
+			ok(t, err)
+			for _, name := range all {
+				ok(t, os.RemoveAll(name))
+			}
 			f.unmount(t)
+			// Whatever was killed, no file has outlived its last name.
+			if left, err := os.ReadDir(filepath.Join(base, "work", "links")); err != nil || len(left) > 0 {
+				t.Errorf("the work directory keeps links %v, %v", left, err)
+			}
 			if left, err := os.ReadDir(filepath.Join(base, "work", "tmp")); err != nil || len(left) > 0 {
 				t.Errorf("the work directory keeps %v, %v", left, err)
 			}

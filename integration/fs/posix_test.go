@@ -169,6 +169,7 @@ func TestPOSIX(t *testing.T) {
 	systems := []*mounted{
 		plain(t, layer), kernel(t, im), overFUSE(t, im), union(t, im, fuseunion.UnionOptions{}),
 		union(t, im, fuseunion.UnionOptions{NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 16, LazySize: 1}),
+		union(t, im, fuseunion.UnionOptions{NoLinks: true, NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 16}),
 		unionAt(t, tmpfs(t), served{Dir: im.dir}),
 	}
 	for _, m := range systems {

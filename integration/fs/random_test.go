@@ -189,7 +189,13 @@ func each(t *testing.T, total int, run func(t *testing.T, s uint64, ops int)) {
 }
 
 var lacking = []fuseunion.UnionOptions{
-	{}, {NoXattrs: true}, {NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 3, LazySize: 1}, {Volatile: true, MaxOpenFiles: 20, LazySize: 1}, {LazySize: 1},
+	{},
+	{NoXattrs: true},
+	{NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 3, LazySize: 1},
+	{Volatile: true, MaxOpenFiles: 20, LazySize: 1},
+	{LazySize: 1},
+	{NoLinks: true, NoXattrs: true, NoDeviceWhiteouts: true, MaxOpenFiles: 3, LazySize: 1},
+	{NoLinks: true, Volatile: true},
 }
 
 // The union is like a plain file system, in everything.
