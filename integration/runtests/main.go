@@ -301,7 +301,7 @@ func rootPasses(rel string, a *account) []pass {
 	switch rel {
 	case "cgdelegate":
 		return []pass{{kind: "systemd", as: a, systemd: true, run: "^TestReal"}}
-	case "integration":
+	case "integration", "integration/where":
 		return []pass{{kind: "root", staged: a, run: "ByRoot$"}}
 	case "fuseunion":
 		return []pass{{kind: "root", run: "^TestTreesEqualWhatUmociUnpacks$"}}

@@ -40,7 +40,7 @@ func (w *finder) hostRows() error {
 				words += ", " + f.words + " (`" + f.flags + "`)"
 			}
 			onHost := func(r *row) error { return w.onHost(r, p.name) }
-			if err := w.row(row{Words: words, Who: p.words, Flags: f.flags, user: p.name}, onHost); err != nil {
+			if err := w.row(row{Words: words, Who: p.words, Flags: f.flags, user: p.name, alone: f.flags != ""}, onHost); err != nil {
 				return err
 			}
 		}
@@ -72,6 +72,6 @@ func (w *finder) onHost(r *row, name string) (err error) {
 	// In a mount namespace of its own urun is where the job looks for it. Root of the job is root of the machine.
 	return r.job(exec.Command("unshare", "--mount", "sh", "-ec",
 		ownCgroups+`mkdir -p "$1/bin"; cp "$2" "$1/bin/urun"; cp -a "$3" "$1/image"; chmod -R a+rX "$1/image" "$1/bin"; exec setpriv --reuid "$4" --regid "$5" --clear-groups `+
-			`env -i USER="$6" PATH="$1/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" JOB_HOME="$1/home" JOB_RUN="$1/run" JOB_IMAGE="$1/image" JOB_FLAGS="$7" TMPDIR="$1" "$8"`,
-		"sh", dir, w.binary, w.image, who.Uid, who.Gid, name, r.Flags, w.script))
+			`env -i USER="$6" PATH="$1/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" JOB_HOME="$1/home" JOB_RUN="$1/run" JOB_IMAGE="$1/image" JOB_FLAGS="$7" JOB_ALONE="$9" TMPDIR="$1" "$8"`,
+		"sh", dir, w.binary, w.image, who.Uid, who.Gid, name, r.Flags, w.script, map[bool]string{true: "1"}[r.alone]))
 }

@@ -153,7 +153,7 @@ attempt detached bash -ec 'urun run -d --name job $JOB_FLAGS $image sh -c "echo 
 attempt exec urun exec job sh -c 'echo works as $(id -u)'
 attempt rm bash -ec '[ -n "$(urun ps -q)" ]; urun rm -f job >/dev/null; [ -z "$(urun ps -aq)" ]; echo works'
 attempt doctor urun doctor --json
-[ -z "$JOB_FLAGS" ] || exit 0
+[ -z "$JOB_ALONE" ] || exit 0
 attempt podman podman run --rm $image sh -c 'echo works as $(id -u)'
 `
 
@@ -174,6 +174,7 @@ type attempt struct {
 type row struct {
 	Words, Who, Flags       string
 	user                    string
+	alone                   bool // podman is not tried
 	Run, Detached, Exec, Rm attempt
 	Doctor, Podman          attempt
 }
@@ -181,7 +182,7 @@ type row struct {
 // read takes what the job said.
 func (r *row) read(out string) error {
 	into := map[string]*attempt{"run": &r.Run, "detached": &r.Detached, "exec": &r.Exec, "rm": &r.Rm, "doctor": &r.Doctor, "podman": &r.Podman}
-	if r.Flags != "" {
+	if r.alone {
 		delete(into, "podman")
 	}
 	for line := range strings.Lines(out) {
@@ -209,7 +210,11 @@ func (c cell) examine(r *row) error {
 	if err != nil {
 		return err
 	}
-	if err := c.fixture.bundle(dir, c.rootfs, c.who, c.binds, "/job.sh"); err != nil {
+	command := []string{"/job.sh"}
+	if r.alone {
+		command = []string{"env", "JOB_ALONE=1", "/job.sh"}
+	}
+	if err := c.fixture.bundle(dir, c.rootfs, c.who, c.binds, command...); err != nil {
 		return err
 	}
 	id := fmt.Sprintf("urun-where-%d", time.Now().UnixNano())
