@@ -48,8 +48,10 @@
 // where both names may be left. After fsync(2) a file, its metadata and the way to it
 // are on disk (Volatile: nothing is brought to disk).
 //
-// Of the kernel's features it uses the writeback cache: small writes are collected, and
-// an error of the disk may show at close or fsync.
+// Of the kernel's features it does without the writeback cache, which would collect small writes. With it
+// each close(2), also of a file that was only read, makes the kernel ask for the file's attributes again at the next
+// stat(2) (fuse_flush, Linux 6.18), and each change of a regular file's ctime (unlink, rename, link) is a SETATTR.
+// So what write(2) has taken is the host's, whoever is killed, and an error of the disk shows there.
 //
 // # The format
 //

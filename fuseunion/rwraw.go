@@ -13,7 +13,7 @@ import (
 // set; otherwise it is like Serve.
 //
 // Nothing but the mount may change the union's directories meanwhile: the kernel
-// keeps what it is told for ever, and collects writes before it sends them.
+// keeps what it is told for ever.
 func ServeUnion(ctx context.Context, dev *os.File, u *Union, opt ServeOptions) error {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
@@ -32,12 +32,10 @@ func newUnionProtocol(u *Union, opt ServeOptions) *fuse.ProtocolServer {
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
 		EnableAcl:                true,
-		// WRITEBACK_CACHE: small writes are collected by the kernel, which then knows
-		// sizes and times better than the server. DONT_MASK: a default ACL takes the
-		// place of the umask. HANDLE_KILLPRIV_V2: it need not ask for security.capability
-		// before each write.
-		ExtraCapabilities: fuse.CAP_WRITEBACK_CACHE | fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
-			fuse.CAP_SETXATTR_EXT | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ASYNC_DIO,
+		// DONT_MASK: a default ACL takes the place of the umask. HANDLE_KILLPRIV_V2: the kernel
+		// need not ask for security.capability before each write. Not WRITEBACK_CACHE: see doc.go.
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_HANDLE_KILLPRIV_V2 |
+			fuse.CAP_SETXATTR_EXT | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_ASYNC_DIO,
 		Logger:       logger,
 		PanicHandler: panicHandler(logger),
 	})

@@ -10,8 +10,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
-	"sync"
-	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -34,7 +32,7 @@ type ServeOptions struct {
 	// It is called while a request waits, by one goroutine at a time.
 	List func(dirs []string) `json:"-"`
 
-	Readers int          // goroutines that answer requests; default max(2, CPUs)
+	Readers int          // goroutines that answer requests, at most; default max(2, CPUs)
 	Log     *slog.Logger // default: silent
 }
 
@@ -91,15 +89,11 @@ func serve(ctx context.Context, dev *os.File, ps *fuse.ProtocolServer, opt Serve
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return fmt.Errorf("set fuse device blocking: %w", err)
 	}
-	s := &server{fd: fd, ps: ps, readers: int32(opt.Readers)}
-	s.active.Store(s.readers)
+	s := newServer(fd, ps, opt.Readers)
 	prepare(s)
 	stop := context.AfterFunc(ctx, s.interrupt)
 	defer stop()
-	for range opt.Readers {
-		s.wg.Go(s.read)
-	}
-	s.wg.Wait()
+	s.run()
 	if err := errors.Join(s.errs...); err != nil {
 		return err // what else writes may wait for an answer, until dev is closed
 	}
@@ -139,48 +133,6 @@ func panicHandler(logger *log.Logger) func(any) fuse.Status {
 	}
 }
 
-type server struct {
-	fd      int
-	ps      *fuse.ProtocolServer
-	stopped atomic.Bool
-	quiesce func() // ends what writes to the device besides the loops; may be nil
-
-	wg      sync.WaitGroup
-	readers int32
-	active  atomic.Int32 // loops that are not in a request that takes long
-	mu      sync.Mutex
-	errs    []error
-}
-
-// read is a goroutine with a loop.
-func (s *server) read() {
-	if err := s.loop(); err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.errs = append(s.errs, err)
-	}
-}
-
-// enterSlow is called by a loop before something that may take long. Another loop
-// takes its place until the returned function is called, so that the requests of
-// others do not wait.
-func (s *server) enterSlow() (leave func()) {
-	if s.active.Add(-1) < s.readers {
-		s.active.Add(1)
-		s.wg.Go(s.read)
-	}
-	return func() { s.active.Add(1) }
-}
-
-// surplus tells a loop that there are enough others.
-func (s *server) surplus() bool {
-	if s.active.Add(-1) >= s.readers {
-		return true
-	}
-	s.active.Add(1)
-	return false
-}
-
 // loop reads and answers requests. Its buffers are its own, so that nothing is
 // allocated or locked between a read and the reply.
 func (s *server) loop() error {
@@ -190,7 +142,10 @@ func (s *server) loop() error {
 	in := make([]byte, requestBuffer)
 	out := make([]byte, replyBuffer)
 	ins, outs := make([][]byte, 1), [][]byte{out}
+	l := s.enter()
+	defer s.exit(l)
 	for {
+		start := s.now()
 		n, err := unix.Read(s.fd, in)
 		switch {
 		case err == nil:
@@ -206,19 +161,23 @@ func (s *server) loop() error {
 		default:
 			return fmt.Errorf("read fuse device: %w", err)
 		}
+		now := s.now()
+		s.begin(l, now, now-start)
 		ins[0] = in[:n]
 		m, status := s.ps.HandleRequest(ins, outs)
 		if status != fuse.OK {
+			s.done(l)
 			return fmt.Errorf("fuse request of %d bytes: %v", n, status)
 		}
-		if m == 0 {
-			continue
+		if m > 0 {
+			_, err = unix.Write(s.fd, out[:m])
 		}
-		if _, err := unix.Write(s.fd, out[:m]); err != nil {
-			// ENOENT: whoever asked was interrupted and is gone.
-			if err == unix.ENODEV || err == unix.ENOENT || err == unix.EINTR {
-				continue
-			}
+		s.done(l)
+		switch err {
+		case nil:
+		case unix.ENODEV, unix.ENOENT, unix.EINTR: // ENOENT: whoever asked was interrupted and is gone.
+			continue
+		default:
 			return fmt.Errorf("write fuse device: %w", err)
 		}
 		if s.surplus() {
