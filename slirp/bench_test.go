@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
@@ -57,8 +58,8 @@ func traffic(args []string) int {
 		fmt.Println(0)
 		return 0
 	}
-	if args[0] == "drop" || args[0] == "undrop" {
-		if err := dropArriving(args[0] == "drop"); err != nil {
+	if change := map[string]func() error{"drop": dropArriving, "undrop": undrop, "shut": dropRelayed}[args[0]]; change != nil {
+		if err := change(); err != nil {
 			return fail(err)
 		}
 		fmt.Println(0)
@@ -155,26 +156,41 @@ func traffic(args []string) int {
 	return 0
 }
 
-// dropArriving drops, or no longer drops, what comes from the TUN.
-func dropArriving(drop bool) error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	t := &nftables.Table{Name: "drop", Family: nftables.TableFamilyINet}
-	if !drop {
-		conn.DelTable(t)
-		return conn.Flush()
-	}
+// dropArriving drops what comes from the TUN.
+func dropArriving() error {
 	tun, err := linkIndex(tunName)
 	if err != nil {
 		return err
 	}
-	conn.AddTable(t)
-	chain := conn.AddChain(&nftables.Chain{
-		Name: "arriving", Table: t, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw,
-	})
-	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(device(expr.MetaKeyIIF, expr.CmpOpEq, tun), &expr.Verdict{Kind: expr.VerdictDrop})})
+	return dropAt(nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, device(expr.MetaKeyIIF, expr.CmpOpEq, tun))
+}
+
+// dropRelayed drops what is for the relay of IPv4.
+func dropRelayed() error {
+	return dropAt(nftables.ChainHookInput, nftables.ChainPriorityMangle, destination(netip.MustParseAddr("10.0.2.1")))
+}
+
+func dropTable() *nftables.Table {
+	return &nftables.Table{Name: "drop", Family: nftables.TableFamilyINet}
+}
+
+func dropAt(hook *nftables.ChainHook, priority *nftables.ChainPriority, what []expr.Any) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	t := conn.AddTable(dropTable())
+	chain := conn.AddChain(&nftables.Chain{Name: "chain", Table: t, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority})
+	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: append(what, &expr.Verdict{Kind: expr.VerdictDrop})})
+	return conn.Flush()
+}
+
+func undrop() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	conn.DelTable(dropTable())
 	return conn.Flush()
 }
 

@@ -12,7 +12,7 @@
 // Two more are programs of others, pasta and slirp4netns, which this package only knows how to find and to call (external.go).
 //
 // PrepareKernel sets the first up, or fails where the kernel lacks what it takes; then there is the second. A running helper changes
-// to the second by itself when the rules are taken away.
+// to the second by itself when the rules are taken away, or when the container's kernel takes none of the connections that it is offered.
 //
 // # Two processes
 //

@@ -26,7 +26,8 @@ type kdial struct {
 	fd   int
 	slot handle
 
-	offered   bool // guarded by the driver's lock
+	offered   bool // guarded by the driver's lock, as the next two
+	offers    int
 	offeredAt time.Time
 }
 
@@ -213,6 +214,7 @@ func (k *kernelTCP) accepted(fd int, from netip.AddrPort) {
 		closeSocket(fd, true)
 		return
 	}
+	k.inVain = 0
 	k.n.tcp.flows.Add(1)
 	f := &kflow{fds: [2]int{inner: fd, outer: d.fd}, count: &k.n.tcp.flows}
 	// A flow that comes to move much goes where there is room.

@@ -118,8 +118,9 @@ func prepareKernel(cfg Config, tun *os.File, owned bool) (_ *Redirect, maker int
 	}
 	var b batch
 	b.acceptLocal(tunName, index)
+	// By the TUN, as the container's own address: a socket that is bound to it (SO_BINDTODEVICE) finds no other route. Packets take loopback all the same.
 	for _, a := range relays {
-		b.localRoute("lo", loIndex, a)
+		b.localRoute(tunName, index, a)
 	}
 	if err := b.send(); err != nil {
 		return nil, -1, err
@@ -147,7 +148,7 @@ func prepareKernel(cfg Config, tun *os.File, owned bool) (_ *Redirect, maker int
 		return nil, -1, errors.Join(err, owner.Close())
 	}
 	r.Files = append(r.Files, events, owner)
-	noLoosePickup()
+	trackLess()
 	noPacing()
 	if len(cfg.Ports) == 0 || routeMarked(len(relays) > 1) != nil {
 		return r, -1, nil // published ports are the stack's
@@ -209,10 +210,13 @@ func relayListener(at netip.AddrPort) (*os.File, error) {
 	return f, nil
 }
 
-// noLoosePickup keeps the kernel from tracking connections that it sees in their middle: those of published ports, which are
-// the stack's. They would only fill the table. Where /proc/sys cannot be written it does no other harm.
-func noLoosePickup() {
-	_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_loose", []byte("0"), 0o644)
+// trackLess keeps the kernel from tracking connections that it sees in their middle: those of published ports, which are
+// the stack's. They would only fill the table. And it forgets at once one that was reset: nothing comes after that but a connection that the stack makes,
+// from the same port, where the driver's could not be made (kernelTCP.untaken). Where /proc/sys cannot be written it does no other harm.
+func trackLess() {
+	for _, name := range []string{"nf_conntrack_tcp_loose", "nf_conntrack_tcp_timeout_close"} {
+		_ = os.WriteFile("/proc/sys/net/netfilter/"+name, []byte("0"), 0o644)
+	}
 }
 
 // noPacing chooses another congestion control for the container where it would have bbr from the host. All its connections end at the

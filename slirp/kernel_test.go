@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -145,6 +146,86 @@ func TestFlowsThatWantTooManyDescriptorsTakeTheStack(t *testing.T) {
 	roundTrip(t, c, []byte("again"))
 	if n := spliced(s.net); n != 1 {
 		t.Errorf("%d flows are spliced after the others have ended, want 1", n)
+	}
+}
+
+// Packets of the driver's flows go by loopback; a socket that is bound to the TUN is to get them all the same.
+func TestSocketBoundToTheTUN(t *testing.T) { eachDriver(t, loopbackAllowed, socketBoundToTheTUN) }
+
+func socketBoundToTheTUN(t *testing.T, s *space) {
+	for _, f := range families {
+		to := netip.MustParseAddrPort(fmt.Sprintf("%s:%d", f.gateway, hostTCP(t, f.network, echoTCP)))
+		fd, err := s.socket(family46(to.Addr()), unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := os.NewFile(uintptr(fd), f.name)
+		defer file.Close()
+		if err := unix.BindToDevice(fd, tunName); err != nil {
+			t.Fatal(err)
+		}
+		for err = unix.EINTR; err == unix.EINTR; {
+			err = unix.Connect(fd, sockaddr(to))
+		}
+		if err != nil {
+			t.Fatalf("%s: connect: %v", f.name, err)
+		}
+		c, err := net.FileConn(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		roundTrip(t, c, []byte("bound"))
+	}
+}
+
+// Root of the container may take away more than the rules.
+func TestConnectionsThatTheKernelDoesNotTakeAreTheStacks(t *testing.T) {
+	s := startSpace(t, loopbackAllowed)
+	if s.redirect == nil {
+		t.Skip("no nftables with NAT for this user")
+	}
+	n, err := New(loopbackAllowed, s.tun, testLog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.UseKernel(s.redirect); err != nil {
+		t.Fatal(err)
+	}
+	fell := make(chan string, 1)
+	n.OnFallback(func(driver, _ string) { fell <- driver })
+	s.serve(n)
+	addr := fmt.Sprintf("10.0.2.2:%d", hostTCP(t, "tcp4", echoTCP))
+	s.run(t, "shut")
+	dial := func() error {
+		c, err := s.dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		roundTrip(t, c, []byte("by the stack"))
+		return nil
+	}
+	var all errgroup.Group
+	for range mostInVain { // each waits for the container's kernel to repeat the SYN
+		all.Go(dial)
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if got := spliced(n); got != 0 {
+		t.Errorf("%d flows are spliced", got)
+	}
+	select {
+	case driver := <-fell:
+		if driver != DriverNetstack {
+			t.Errorf("the next driver is %s", driver)
+		}
+	case <-time.After(patience):
+		t.Fatal("the driver is kept, though it makes no connections")
+	}
+	if err := dial(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -41,6 +41,8 @@ type kernelTCP struct {
 	offerFor  time.Duration
 	most      int64 // flows; over it connections take the stack
 
+	inVain int // offers one after the other that nobody took; the worker's
+
 	mu      sync.Mutex
 	pending map[tcpKey]*kdial
 }
@@ -53,6 +55,9 @@ const (
 	// the first repetitions of a SYN, each of which is offered again.
 	offerTimeout = 10 * time.Second
 	kernelSweep  = time.Second
+	// mostOffers: a SYN is repeated after 1 s and 3 s, and a busy kernel may take one for so long.
+	mostOffers = 2
+	mostInVain = 3
 )
 
 // UseKernel makes the driver "kernel" carry the container's outgoing TCP, by what PrepareKernel has made; it takes over the files. It
@@ -237,13 +242,16 @@ func (k *kernelTCP) syn(p ipPacket, vnet, packet []byte) bool {
 	k.mu.Lock()
 	d := k.pending[key]
 	if d != nil {
-		again := d.offered
+		again, refused := d.offered, d.offers >= mostOffers
 		if again {
 			// The container's kernel repeats itself, or has given up and begins anew from the same port.
 			d.frame = append(append(make([]byte, 0, len(vnet)+len(packet)), vnet...), packet...)
 		}
 		k.mu.Unlock()
-		if again {
+		switch {
+		case again && refused:
+			k.untaken(d)
+		case again:
 			k.offer(d)
 		}
 		return true
@@ -293,6 +301,7 @@ func (k *kernelTCP) offer(d *kdial) {
 	if !d.offered {
 		d.offered, d.offeredAt = true, time.Now()
 	}
+	d.offers++
 	k.mu.Unlock()
 	if err := k.n.link.writeFrame(d.frame); err != nil {
 		k.n.log.Debug("offer connection", "dst", d.key.remote, "err", err)
@@ -302,6 +311,16 @@ func (k *kernelTCP) offer(d *kdial) {
 		return
 	}
 	k.accept(k.family(d.key.remote.Addr())) // or the listener's watch does
+}
+
+// untaken gives a connection to the stack that the container's kernel would not take: its socket may be bound to the TUN (SO_BINDTODEVICE) and so get nothing
+// from loopback, or connection tracking has no room. If that is so for one after the other, root has changed something that the driver needs, routes
+// perhaps, and it is the stack for all.
+func (k *kernelTCP) untaken(d *kdial) {
+	k.hand(d)
+	if k.inVain++; k.inVain == mostInVain && !k.off.Load() {
+		k.fall("the container's kernel takes no connections")
+	}
 }
 
 // hand gives a connection that was offered in vain to the stack.
@@ -338,16 +357,18 @@ func (k *kernelTCP) watchRules() {
 			continue
 		}
 		// Or news were lost (ENOBUFS).
-		k.fall()
+		k.fall("the container's nftables rules were removed")
 		return
 	}
 }
 
 // fall turns the driver off. Flows that were accepted go on: connection tracking knows them without the rules.
-func (k *kernelTCP) fall() {
-	k.off.Store(true)
+func (k *kernelTCP) fall(reason string) {
+	if k.off.Swap(true) {
+		return
+	}
 	if k.n.onFallback != nil {
-		k.n.onFallback(DriverNetstack, "the container's nftables rules were removed")
+		k.n.onFallback(DriverNetstack, reason)
 	}
 	var offered []*kdial
 	k.mu.Lock()

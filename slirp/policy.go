@@ -48,17 +48,47 @@ func (p *policy) check(src, dst netip.Addr) verdict {
 	return forward
 }
 
-// nat64 are the prefixes after which a translator puts an IPv4 address: RFC 6052 and, for local use,
-// RFC 8215. 6to4 (RFC 3056) has it right after 2002::/16.
+// embedded4 is the IPv4 address that a translator finds in an IPv6 one: after a prefix of RFC 6052 or, for local use, RFC 8215. 6to4
+// (RFC 3056) has it right after 2002::/16.
 func embedded4(a netip.Addr) (netip.Addr, bool) {
 	b := a.As16()
 	switch {
-	case b[0] == 0 && b[1] == 0x64 && b[2] == 0xff && b[3] == 0x9b:
+	case [4]byte(b[:4]) == nat64:
 		return netip.AddrFrom4([4]byte(b[12:])), true
 	case b[0] == 0x20 && b[1] == 0x02:
 		return netip.AddrFrom4([4]byte(b[2:6])), true
 	}
 	return netip.Addr{}, false
+}
+
+// nat64 is what 64:ff9b::/96 and 64:ff9b:1::/48 begin with.
+var nat64 = [4]byte{0x00, 0x64, 0xff, 0x9b}
+
+// translatedLocally tells whether a translator with a longer or shorter prefix within 64:ff9b:1::/48, which the network's owner is free to choose, could
+// make a loopback or link-local address of a. RFC 6052 puts the address right after the prefix, around the ninth byte.
+func translatedLocally(a netip.Addr) bool {
+	b := a.As16()
+	if [4]byte(b[:4]) != nat64 || b[4] != 0 || b[5] != 1 {
+		return false
+	}
+	for _, form := range [][4]byte{{b[6], b[7], b[9], b[10]}, {b[7], b[9], b[10], b[11]}, {b[9], b[10], b[11], b[12]}} {
+		if a4 := netip.AddrFrom4(form); a4.IsLoopback() || a4.IsLinkLocalUnicast() {
+			return true
+		}
+	}
+	return false
+}
+
+// metadata6 tells whether it is a metadata service of a cloud that is not at a link-local address: Amazon's fd00:ec2::254, Google's fd20:ce::254, Oracle's
+// fd00:c1::a9fe:a9fe.
+func metadata6(a [16]byte) bool {
+	switch a {
+	case [16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54},
+		[16]byte{0: 0xfd, 1: 0x20, 3: 0xce, 14: 0x02, 15: 0x54},
+		[16]byte{0: 0xfd, 3: 0xc1, 12: 0xa9, 13: 0xfe, 14: 0xa9, 15: 0xfe}:
+		return true
+	}
+	return false
 }
 
 // reachable tells whether the container may talk to an address in the host's network. Loopback, link-local
@@ -70,6 +100,9 @@ func reachable(a netip.Addr) bool {
 		return !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.IsMulticast() && b[0] != 0 && b != [4]byte{255, 255, 255, 255}
 	}
 	if !a.Is6() || a.Zone() != "" {
+		return false
+	}
+	if metadata6(a.As16()) || translatedLocally(a) {
 		return false
 	}
 	if a4, ok := embedded4(a); ok {

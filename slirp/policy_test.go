@@ -48,6 +48,15 @@ func TestPolicy(t *testing.T) {
 		{c6, "64:ff9b::127.0.0.1", deny},
 		{c6, "64:ff9b::169.254.169.254", deny},
 		{c6, "64:ff9b:1::127.0.0.1", deny},
+		{c6, "64:ff9b:1::192.0.2.1", forward},
+		{c6, "64:ff9b:1:7f00:0:100:808:808", deny}, // /48
+		{c6, "64:ff9b:1:7f:0:1:808:808", deny},     // /56
+		{c6, "64:ff9b:1:8:a9:fea9:fe08:808", deny}, // /64
+		{c6, "64:ff9b:1:808:8:800:808:808", forward},
+		{c6, "fd00:ec2::254", deny},
+		{c6, "fd20:ce::254", deny},
+		{c6, "fd00:c1::a9fe:a9fe", deny},
+		{c6, "fd00:ec2::253", forward},
 		{c6, "2002:7f00:1::", deny},
 		{c6, "2002:a9fe:a9fe::", deny},
 		{c6, "fe80::1", deny},
@@ -114,8 +123,9 @@ func FuzzReachable(f *testing.F) {
 }
 
 // TestHostLoopbackIsOutOfReach connects to a server on the host's loopback in every way there is.
-func TestHostLoopbackIsOutOfReach(t *testing.T) {
-	s := newSpace(t, Config{})
+func TestHostLoopbackIsOutOfReach(t *testing.T) { eachDriver(t, Config{}, hostLoopbackIsOutOfReach) }
+
+func hostLoopbackIsOutOfReach(t *testing.T, s *space) {
 	for _, f := range families {
 		port := hostTCP(t, f.network, func(c *net.TCPConn) {
 			t.Errorf("a connection from %v reached the host's loopback", c.RemoteAddr())
@@ -167,8 +177,9 @@ func synFrame(src, dst string, port uint16) []byte {
 	return p
 }
 
-func TestHostAddressIsReachable(t *testing.T) {
-	s := newSpace(t, Config{})
+func TestHostAddressIsReachable(t *testing.T) { eachDriver(t, Config{}, hostAddressIsReachable) }
+
+func hostAddressIsReachable(t *testing.T, s *space) {
 	addr := hostAddr(t)
 	l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
 	if err != nil {
@@ -192,8 +203,9 @@ func TestHostAddressIsReachable(t *testing.T) {
 	}
 }
 
-func TestUnreachableIsReported(t *testing.T) {
-	s := newSpace(t, Config{})
+func TestUnreachableIsReported(t *testing.T) { eachDriver(t, Config{}, unreachableIsReported) }
+
+func unreachableIsReported(t *testing.T, s *space) {
 	// The host answers for these by itself: prohibited to everybody, or without a route.
 	probe := func(network, addr string) error {
 		c, err := net.DialTimeout(network, addr, time.Second)
