@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -251,6 +252,7 @@ func (a *account) processes(st *stage) (pids []int, names []string) {
 	if err != nil {
 		return nil, []string{err.Error()}
 	}
+	own := ancestors()
 	for _, dir := range dirs {
 		fi, err := os.Stat(dir)
 		if err != nil || fi.Sys().(*syscall.Stat_t).Uid != a.uid || !uses(dir, st.dir) && !uses(dir, st.homes) {
@@ -264,12 +266,31 @@ func (a *account) processes(st *stage) (pids []int, names []string) {
 		if err != nil {
 			return pids, append(names, err.Error())
 		}
-		if pid == os.Getpid() {
-			continue // root's tests are run by root
+		if slices.Contains(own, pid) {
+			continue
 		}
 		pids, names = append(pids, pid), append(names, fmt.Sprintf("%d %s", pid, strings.ReplaceAll(string(cmdline), "\x00", " ")))
 	}
 	return pids, names
+}
+
+// ancestors are this process and those that it comes from, which are root's as tests of root's are: in the virtual
+// host the one that runs the commands from outside.
+func ancestors() []int {
+	var all []int
+	for pid := os.Getpid(); pid > 1; {
+		all = append(all, pid)
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			break // it has just ended
+		}
+		// The name, in parentheses, may have anything in it; behind it are the state and the parent (proc_pid_stat(5)).
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		if pid, err = strconv.Atoi(fields[1]); err != nil {
+			break
+		}
+	}
+	return all
 }
 
 // uses reports whether a process, by its directory of /proc, has to do with files below top.
