@@ -108,6 +108,11 @@
 // the tree has one: the kernel then stops asking for the life of the mount,
 // which saves a request per file and pass.
 //
+// # Requests
+//
+// The kernel's protocol is go-fuse's, but for the requests that are asked most, which are taken
+// apart here (hot.go). One goroutine reads and answers, others help it while requests wait (loops.go).
+//
 // # Pushing
 //
 // What a fresh mount costs is round trips. When reads show a direction, the server

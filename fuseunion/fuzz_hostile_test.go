@@ -247,13 +247,15 @@ func FuzzServe(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		ps := fuse.NewProtocolServer(newRawFS(tree, ServeOptions{}), &fuse.MountOptions{
+		opt := &fuse.MountOptions{
 			MaxWrite: maxRequest, Logger: log.New(io.Discard, "", 0),
 			PanicHandler: func(p any) fuse.Status {
 				t.Errorf("panic: %v\n%s", p, debug.Stack())
 				return fuse.EIO
 			},
-		})
+		}
+		fs := newRawFS(tree, ServeOptions{})
+		ps := fuse.NewProtocolServer(fs, opt)
 		out := make([]byte, 64<<10)
 		if len(b) < 40 {
 			b = append(b, make([]byte, 40-len(b))...)
@@ -262,6 +264,13 @@ func FuzzServe(f *testing.F) {
 		n, _ := ps.HandleRequest([][]byte{b}, [][]byte{out})
 		if n > len(out) || n > 0 && (n < 16 || int(le.Uint32(out)) != n) {
 			t.Errorf("an answer of %d bytes that says %d", n, le.Uint32(out))
+		}
+		// Requests that are taken apart here get the same answers; INTERRUPT gets none.
+		mine := bytes.Repeat([]byte{0xee}, len(out))
+		h := hot{fs: fs, failed: opt.PanicHandler}
+		m, ok := h.answer(b, mine)
+		if ok && le.Uint32(b[4:]) != opInterrupt && !bytes.Equal(mine[:m], out[:n]) {
+			t.Errorf("request %x\nanswer      %x\nof go-fuse  %x", b, mine[:m], out[:n])
 		}
 	})
 }

@@ -4,8 +4,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
 // The requests of a program that waits for each answer are best answered by one loop. Where two wait for them
@@ -25,8 +23,8 @@ const (
 
 // server is the loops that answer the requests of a mount.
 type server struct {
+	protocol
 	fd      int
-	ps      *fuse.ProtocolServer
 	stopped atomic.Bool
 	quiesce func() // ends what writes to the device besides the loops; may be nil
 
@@ -52,9 +50,9 @@ type loopState struct {
 	replaced       atomic.Bool  // another has taken its place for the time of it
 }
 
-func newServer(fd int, ps *fuse.ProtocolServer, most int) *server {
+func newServer(fd int, p protocol, most int) *server {
 	s := &server{
-		fd: fd, ps: ps, most: int32(most), epoch: time.Now(),
+		protocol: p, fd: fd, most: int32(most), epoch: time.Now(),
 		loops: map[*loopState]struct{}{}, wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
 	s.want.Store(1)

@@ -36,7 +36,7 @@ func loopServer(t *testing.T, most int) (s *server, fs *slowFS, kernel int) {
 	}
 	fs = &slowFS{fuse.NewDefaultRawFileSystem(), make(chan struct{})}
 	logger := slog.NewLogLogger(slog.DiscardHandler, slog.LevelWarn)
-	s = newServer(fds[0], fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxRequest, Logger: logger}), most)
+	s = newServer(fds[0], protocolOf(fs, &fuse.MountOptions{MaxWrite: maxRequest, Logger: logger, PanicHandler: panicHandler(logger)}), most)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

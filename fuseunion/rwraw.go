@@ -22,9 +22,9 @@ func ServeUnion(ctx context.Context, dev *os.File, u *Union, opt ServeOptions) e
 	return serve(ctx, dev, newUnionProtocol(u, opt), opt, func(s *server) { u.slow = s.enterSlow })
 }
 
-func newUnionProtocol(u *Union, opt ServeOptions) *fuse.ProtocolServer {
+func newUnionProtocol(u *Union, opt ServeOptions) protocol {
 	logger := slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn)
-	return fuse.NewProtocolServer(&unionFS{fuse.NewDefaultRawFileSystem(), u}, &fuse.MountOptions{
+	return protocolOf(&unionFS{fuse.NewDefaultRawFileSystem(), u}, &fuse.MountOptions{
 		Name:                     "urun",
 		MaxWrite:                 maxRequest,
 		MaxReadAhead:             maxRequest,

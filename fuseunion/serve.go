@@ -74,9 +74,9 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 	})
 }
 
-// serve runs the loops that read requests and have ps answer them. Before they
+// serve runs the loops that read requests and have p answer them. Before they
 // start, prepare is called.
-func serve(ctx context.Context, dev *os.File, ps *fuse.ProtocolServer, opt ServeOptions, prepare func(*server)) error {
+func serve(ctx context.Context, dev *os.File, p protocol, opt ServeOptions, prepare func(*server)) error {
 	if opt.Readers <= 0 {
 		opt.Readers = max(2, runtime.NumCPU())
 	}
@@ -89,7 +89,7 @@ func serve(ctx context.Context, dev *os.File, ps *fuse.ProtocolServer, opt Serve
 	if err := unix.SetNonblock(fd, false); err != nil {
 		return fmt.Errorf("set fuse device blocking: %w", err)
 	}
-	s := newServer(fd, ps, opt.Readers)
+	s := newServer(fd, p, opt.Readers)
 	prepare(s)
 	stop := context.AfterFunc(ctx, s.interrupt)
 	defer stop()
@@ -106,10 +106,21 @@ func serve(ctx context.Context, dev *os.File, ps *fuse.ProtocolServer, opt Serve
 	return nil
 }
 
-func newProtocol(raw *rawFS, opt ServeOptions) *fuse.ProtocolServer {
+// protocol is what answers requests.
+type protocol struct {
+	fs  fuse.RawFileSystem
+	ps  *fuse.ProtocolServer
+	opt *fuse.MountOptions
+}
+
+func protocolOf(fs fuse.RawFileSystem, opt *fuse.MountOptions) protocol {
+	return protocol{fs, fuse.NewProtocolServer(fs, opt), opt}
+}
+
+func newProtocol(raw *rawFS, opt ServeOptions) protocol {
 	tree := raw.t
 	logger := slog.NewLogLogger(opt.Log.Handler(), slog.LevelWarn)
-	return fuse.NewProtocolServer(raw, &fuse.MountOptions{
+	return protocolOf(raw, &fuse.MountOptions{
 		Name:                     "urun",
 		MaxWrite:                 maxRequest,
 		MaxReadAhead:             maxRequest,
@@ -142,6 +153,7 @@ func (s *server) loop() error {
 	in := make([]byte, requestBuffer)
 	out := make([]byte, replyBuffer)
 	ins, outs := make([][]byte, 1), [][]byte{out}
+	h := hot{fs: s.fs, noXattrs: s.opt.DisableXAttrs, failed: s.opt.PanicHandler}
 	l := s.enter()
 	defer s.exit(l)
 	for {
@@ -163,8 +175,12 @@ func (s *server) loop() error {
 		}
 		now := s.now()
 		s.begin(l, now, now-start)
-		ins[0] = in[:n]
-		m, status := s.ps.HandleRequest(ins, outs)
+		m, ok := h.answer(in[:n], out)
+		status := fuse.OK
+		if !ok {
+			ins[0] = in[:n]
+			m, status = s.ps.HandleRequest(ins, outs)
+		}
 		if status != fuse.OK {
 			s.done(l)
 			return fmt.Errorf("fuse request of %d bytes: %v", n, status)
