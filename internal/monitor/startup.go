@@ -43,7 +43,7 @@ func (s *startup) take(e event) (done bool, err error) {
 		return false, nil
 	}
 	if err := e.failed(); err != nil {
-		return false, err
+		return false, s.reason(err)
 	}
 	switch e.from {
 	case fromInit:
@@ -91,6 +91,33 @@ func (s *startup) take(e event) (done bool, err error) {
 		return false, e.unexpected()
 	}
 	return false, nil
+}
+
+// reason is why init has failed: where the union has ended, what that says of it, which may be heard later.
+func (s *startup) reason(err error) error {
+	var said *saidError
+	if s.union == nil || !errors.As(err, &said) || !said.Unserved {
+		return err
+	}
+	// If another file system is meant, the union ends with its mount, and that with init.
+	limit := time.After(unionTime)
+	for {
+		var e event
+		select {
+		case e = <-s.events:
+		case <-limit:
+			return err
+		}
+		switch {
+		case e.do != nil:
+			e.answer <- err
+		case e.from != fromUnion:
+		case e.failed() != nil:
+			return e.failed()
+		case e.ended:
+			return err
+		}
+	}
 }
 
 func (s *startup) fromInit(e event) (done bool, err error) {

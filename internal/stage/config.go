@@ -119,6 +119,8 @@ type Failed struct {
 	// Code is the exit status that docker gives: 125 for the runtime's own
 	// failures, 126 and 127 for commands that can not be executed or found.
 	Code int `json:"code"`
+	// Unserved says that a file system of the container has lost its server, which knows the reason.
+	Unserved bool `json:"unserved,omitempty"`
 }
 
 // Kinds of messages between init and the monitor; see package handoff.

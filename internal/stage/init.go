@@ -150,7 +150,7 @@ func (e *codedError) Unwrap() error { return e.err }
 
 // Failure is what there is to say of an error.
 func Failure(err error) Failed {
-	f := Failed{Error: err.Error(), Code: 125}
+	f := Failed{Error: err.Error(), Code: 125, Unserved: errors.Is(err, unix.ENOTCONN)}
 	var coded *codedError
 	if errors.As(err, &coded) {
 		f.Code = coded.code
