@@ -109,42 +109,69 @@ func (r row) doctor() (*said, error) {
 	if r.Flags == "" && s.Works != r.Run.works() {
 		return nil, fmt.Errorf("%s, %s: doctor says works: %v, but: %s", r.Words, r.Who, s.Works, r.Run.verdict())
 	}
+	if is := r.rung(s); r.Flags == "" && s.foretold() != is {
+		return nil, fmt.Errorf("%s, %s: by doctor's word it stands on %q, but it stands on %q", r.Words, r.Who, s.foretold(), is)
+	}
 	return s, nil
 }
 
-// rung says in a few words what a container of the row stands on.
+// rung says in a few words what a container of the row stands on, by what run said is not as it would be.
 func (r row) rung(s *said) string {
-	if r.Flags != "" {
-		return "forced"
-	}
 	if !r.Run.works() {
 		return "none"
 	}
-	detail, poor := s.degraded("user namespace")
-	if poor && strings.Contains(detail, "chroot") {
+	said := func(what string) bool { return strings.Contains(r.Run.Errors, what) }
+	_, single := s.degraded("subordinate ids")
+	return rung{
+		chroot: said("no namespaces can be made here"), root: said("no user namespace can be made here"), single: single,
+		unpacked: said("the image is unpacked"), copied: said("is a copy of its image"),
+		proc: said("parts of the outer /proc are masked"), network: said("there is no /dev/net/tun here"),
+	}.String()
+}
+
+// rung is what a container stands on.
+type rung struct{ chroot, root, single, unpacked, copied, proc, network bool }
+
+func (g rung) String() string {
+	if g.chroot {
 		return "chroot"
 	}
-	parts := []string{"user namespace"}
-	if poor {
+	parts := []string{"user namespace", "FUSE"}
+	switch {
+	case g.root:
 		parts[0] = "root"
-	} else if _, single := s.degraded("subordinate ids"); single {
+	case g.single:
 		parts[0] = "user namespace of one id"
 	}
-	layers, image := "", "FUSE"
-	if _, poor := s.degraded("image layers"); poor {
-		image = "unpacked"
-		if layers, poor = s.degraded("writable layer"); poor && strings.HasPrefix(layers, "copy") {
-			image = "copy"
-		}
+	switch {
+	case g.copied:
+		parts[1] = "copy"
+	case g.unpacked:
+		parts[1] = "unpacked"
 	}
-	parts = append(parts, image)
-	if _, poor := s.degraded("/proc"); poor {
+	if g.proc {
 		parts = append(parts, "the job's /proc")
 	}
-	if _, poor := s.degraded("network"); poor {
+	if g.network {
 		parts = append(parts, "the job's network")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// foretold is the rung by what doctor says.
+func (s *said) foretold() string {
+	if !s.Works {
+		return "none"
+	}
+	namespace, poor := s.degraded("user namespace")
+	g := rung{chroot: strings.Contains(namespace, "chroot"), root: poor}
+	_, g.single = s.degraded("subordinate ids")
+	_, g.unpacked = s.degraded("image layers")
+	layer, _ := s.degraded("writable layer")
+	g.copied = g.unpacked && strings.HasPrefix(layer, "copy")
+	_, g.proc = s.degraded("/proc")
+	_, g.network = s.degraded("network")
+	return g.String()
 }
 
 // cure is what doctor says to a user of the first thing that is not as it should be.
