@@ -1,6 +1,7 @@
 package stage
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,18 +65,10 @@ func (v *Visit) Start() (*Visitor, error) {
 			return nil, fmt.Errorf("exec: %w", err)
 		}
 	}
-	// A thread that shares these with others can change neither its root nor its mount namespace.
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return nil, fmt.Errorf("exec: unshare: %w", err)
-	}
-	var err error
-	if s.Chroot {
-		err = s.visitRoot(rootfs.At(v.Target), v.Exec)
-	} else {
-		err = join(v.Target, v.Namespaces)
-	}
-	if err != nil {
-		return nil, err
+	if !s.Chroot {
+		if err := join(v.Target, v.Namespaces); err != nil {
+			return nil, err
+		}
 	}
 	// Where the container's init went without, the monitor has taken it from here.
 	listener, err := s.listen()
@@ -102,10 +95,18 @@ func (v *Visit) Start() (*Visitor, error) {
 // startVisitor is what is done inside.
 func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 	p := Process{Spec: s.Spec.Process, Seccomp: s.Seccomp, SeccompFlags: s.SeccompFlags, KeepGroups: s.KeepGroups, visits: true}
+	if s.Chroot {
+		p.inside = rootfs.At(v.Target)
+	}
 	if err := s.visit(&p, v.Exec); err != nil {
 		return nil, err
 	}
 	var todo program.Program
+	if s.Chroot {
+		if err := p.enterRoot(&todo, v.Target); err != nil {
+			return nil, fmt.Errorf("exec: %w", err)
+		}
+	}
 	files := v.Files
 	if v.Exec.TTY {
 		if err := s.visitorTerminal(v.Exec, p.Spec.User.UID); err != nil {
@@ -114,7 +115,7 @@ func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 		files = program.Files{s.slave, s.slave, s.slave}
 		todo.Do("set controlling terminal", unix.SYS_IOCTL, 0, unix.TIOCSCTTY, 0)
 	}
-	if err := p.chdir(); err != nil {
+	if err := p.visitDir(&todo); err != nil {
 		return nil, fmt.Errorf("enter working directory: %w", err)
 	}
 	if s.Root {
@@ -126,22 +127,62 @@ func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 	return todo.Start(files, v.Cgroup)
 }
 
-// visitRoot enters a container that is no more than a directory. Its terminal is one of the devpts around it.
-func (s *setup) visitRoot(root *rootfs.Root, e Exec) (err error) {
-	if e.TTY {
-		if s.master, s.slave, err = rootfs.Terminal(); err != nil {
-			return fmt.Errorf("exec: terminal: %w", err)
-		}
+// enterRoot has the visitor enter a container that is no more than a directory. Its terminal is one of the devpts around it.
+//
+// The child does so, and this thread only looks in (inside): it shares its root directory with the other threads, and unshare(2) is
+// what the filters of the jobs forbid in which containers are no more than that.
+func (p *Process) enterRoot(to *program.Program, dir *os.File) error {
+	name, err := to.String(dir.Name())
+	if err != nil {
+		return err
 	}
-	if err := root.Chroot(); err != nil {
-		return fmt.Errorf("exec: %w", err)
-	}
+	to.Do("enter the container's root", unix.SYS_CHROOT, name)
 	return nil
+}
+
+// visitDir has the visitor enter its working directory.
+func (p *Process) visitDir(to *program.Program) error {
+	if p.inside == nil {
+		return p.chdir()
+	}
+	cwd := cmp.Or(p.Spec.Cwd, "/")
+	var st unix.Stat_t
+	err := p.stat(cwd, &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		err = unix.ENOTDIR
+	}
+	if err != nil {
+		return p.noDir(cwd, err)
+	}
+	name, err := to.String(cwd)
+	if err != nil {
+		return err
+	}
+	to.Do("enter working directory", unix.SYS_CHDIR, name)
+	return nil
+}
+
+// open opens a file of the container, and waits for nobody.
+func (p *Process) open(name string) (fd int, err error) {
+	const flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	if p.inside == nil {
+		return unix.Open(name, flags, 0)
+	}
+	f, err := p.inside.Lookup(name)
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	return unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), flags, 0)
 }
 
 // join enters the namespaces of the process of a pidfd. With a mount namespace
 // come its root and its working directory.
 func join(pidfd *os.File, flags int) error {
+	// A thread that shares these with others can change neither its root nor its mount namespace.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("exec: unshare: %w", err)
+	}
 	err := unix.Setns(int(pidfd.Fd()), flags)
 	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("container is not running: %w", err) // it is just ending
@@ -215,11 +256,11 @@ func allCapabilityNames() ([]string, error) {
 
 // visitorUser looks the user up in the container's files as they are now.
 func (s *setup) visitorUser(p *Process, name string) error {
-	passwd, err := accountFile("/etc/passwd")
+	passwd, err := p.accountFile("/etc/passwd")
 	if err != nil {
 		return err
 	}
-	group, err := accountFile("/etc/group")
+	group, err := p.accountFile("/etc/group")
 	if err != nil {
 		return err
 	}
@@ -263,8 +304,8 @@ const maxAccounts = 16 << 20
 
 // accountFile opens a file that the container can have replaced by anything: a
 // pipe, for instance, at which this process would wait for ever.
-func accountFile(name string) (io.Reader, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func (p *Process) accountFile(name string) (io.Reader, error) {
+	fd, err := p.open(name)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/program"
+	"github.com/urun-dev/urun/internal/rootfs"
 	"github.com/urun-dev/urun/internal/seccomp"
 )
 
@@ -27,6 +28,8 @@ type Process struct {
 	preserved []*os.File
 	// independent: it is no child of urun's, and outlives its parent.
 	independent bool
+	// inside is its root directory, where this thread has another; else nil.
+	inside *rootfs.Root
 	// visits: it comes into a container that is there already, whose directories are not its to make.
 	visits bool
 }
@@ -62,7 +65,7 @@ func (p Process) chdir() error {
 	}
 	err := unix.Chdir(cwd)
 	if p.visits && errors.Is(err, unix.ENOENT) {
-		return &codedError{127, &hintError{fmt.Errorf("%s: %w", cwd, err), "the directory has to be in the container, or choose another one with -w"}}
+		return p.noDir(cwd, err)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		if err := os.MkdirAll(cwd, 0o755); err != nil {
@@ -83,6 +86,28 @@ func (p Process) chdir() error {
 		return fmt.Errorf("%s is outside of the container", cwd)
 	}
 	return nil
+}
+
+// noDir is the error of a visitor whose working directory cannot be entered.
+func (p Process) noDir(cwd string, err error) error {
+	err = fmt.Errorf("%s: %w", cwd, err)
+	if errors.Is(err, unix.ENOENT) {
+		return &codedError{127, &hintError{err, "the directory has to be in the container, or choose another one with -w"}}
+	}
+	return err
+}
+
+// stat is stat(2) of a file of the container.
+func (p Process) stat(name string, st *unix.Stat_t) error {
+	if p.inside == nil {
+		return unix.Stat(name, st)
+	}
+	f, err := p.inside.Lookup(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Fstat(int(f.Fd()), st)
 }
 
 // preserve moves the files that the command is to keep beyond the numbers that it finds them under: one of them
@@ -123,7 +148,7 @@ func (p Process) lookup() ([]string, error) {
 		}
 		file := path.Join(dir, name)
 		var st unix.Stat_t
-		if unix.Stat(file, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
+		if p.stat(file, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
 			found = append(found, file)
 		}
 	}
