@@ -74,7 +74,26 @@ func TestRootWithoutNamespaces(t *testing.T) {
 	}
 	harness.Run(t, "--without", "userns", "--", "sh", "-c", "exit 7").Exits(7)
 	harness.Run(t, "--without", "userns", "--", "/none").Exits(127)
+	visitsChroot(t)
 	endsWithAll(t)
+}
+
+// visitsChroot has commands come into a container that is a directory: they are looked up in it, not around it.
+func visitsChroot(t *testing.T) {
+	t.Helper()
+	name := harness.Urun(t, "run", "-d", "--without", "userns", harness.DemoImage, "sleep", "1000").OK()
+	exec := func(args ...string) *harness.Result {
+		return harness.Urun(t, append([]string{"exec"}, args...)...)
+	}
+	exec("-w", "/demo", "-u", "root", name, "sh", "-c", "pwd").Has("/demo")
+	exec("-w", "/none", name, "true").Exits(127)
+	exec("-w", "/etc/passwd", name, "true").Fails("not a directory")
+	exec("-u", "nobody-there", name, "true").Exits(126)
+	exec(name, "urun-is-not-in-there").Exits(127)
+	exec(name, harness.Binary, "version").Exits(127)
+	exec("-t", name, "sh", "-c", "[ -t 1 ] && echo terminal").Has("terminal")
+	harness.Urun(t, "run", "--rm", "-t", "--without", "userns", harness.DemoImage, "sh", "-c", "[ -t 1 ] && echo terminal").Has("terminal")
+	harness.Urun(t, "rm", "-f", name).OK()
 }
 
 // endsWithAll looks for processes that a container leaves behind: when it ends, and when its monitor is killed.

@@ -86,6 +86,17 @@ func Terminal() (master, slave *os.File, err error) {
 	return pair(fd)
 }
 
+// OuterTerminal makes a pseudo terminal in the devpts that programs of this machine use, for a container that has none.
+// Its own multiplexer may be closed to all (ptmxmode=000, the default) where there is a device /dev/ptmx.
+func OuterTerminal() (master, slave *os.File, err error) {
+	const name = "/dev/ptmx"
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open %s: %w", name, err)
+	}
+	return pair(fd)
+}
+
 // pair opens the other end of a pty's master, which it takes over.
 func pair(fd int) (master, slave *os.File, err error) {
 	master = os.NewFile(uintptr(fd), "/dev/pts/ptmx")

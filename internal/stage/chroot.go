@@ -65,7 +65,7 @@ func (s *setup) outerTerminal() error {
 		return nil
 	}
 	var err error
-	if s.master, s.slave, err = rootfs.Terminal(); err != nil {
+	if s.master, s.slave, err = rootfs.OuterTerminal(); err != nil {
 		return err
 	}
 	return s.terminalFor()

@@ -327,8 +327,12 @@ func (p *Process) accountFile(name string) (io.Reader, error) {
 // visitorTerminal makes the visitor's terminal, in the container's devpts where it has one, and gives it to the user.
 func (s *setup) visitorTerminal(e Exec, uid uint32) error {
 	if s.slave == nil {
+		terminal := rootfs.Terminal
+		if s.Chroot {
+			terminal = rootfs.OuterTerminal
+		}
 		var err error
-		if s.master, s.slave, err = rootfs.Terminal(); err != nil {
+		if s.master, s.slave, err = terminal(); err != nil {
 			return err
 		}
 	}

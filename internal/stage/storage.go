@@ -26,8 +26,8 @@ func (s *setup) chooseStorage() error {
 		return nil
 	}
 	s.storage = StorageOverlay
-	// The kernel remembers no owner that does not exist.
-	if len(s.Emulation) == 0 && rootfs.ProbeOverlay(s.Memory) == nil {
+	// The kernel remembers no owner that does not exist; nor does a copy.
+	if (len(s.Emulation) == 0 || s.Plain) && rootfs.ProbeOverlay(s.Memory) == nil {
 		return nil
 	}
 	if s.Plain {
