@@ -90,7 +90,9 @@
 // with all that is in it; a directory given again changes its metadata alone; what
 // stands over something that was replaced has nothing of the lower layers in it. A
 // name may lead through the layer's own symbolic links. Leading slashes, "." and
-// ".." count as docker counts them. So the tree is what umoci unpacks.
+// ".." count as docker counts them. So the tree is what umoci unpacks, but for this: what a layer
+// lists twice, by its path and through a symbolic link of a lower layer, is as it is listed
+// through the link, where an unpacker would take the one that comes later in the tar.
 //
 // The table of contents at the end of an eStargz layer and its prefetch marks are
 // not part of the tree; that of a zstd:chunked one is in no tar.

@@ -31,12 +31,15 @@ var hotOps = [...]func(r *hot) (st fuse.Status, size int, ok bool){
 	1:  (*hot).lookup,
 	3:  (*hot).getattr,
 	4:  (*hot).setattr,
+	5:  (*hot).readlink,
 	8:  (*hot).mknod,
 	9:  (*hot).mkdir,
 	10: (*hot).unlink,
 	15: (*hot).read,
 	16: (*hot).write,
 	22: (*hot).getxattr,
+	28: (*hot).readdir,
+	44: (*hot).readdir, // READDIRPLUS
 }
 
 // Those that are not answered.
@@ -158,6 +161,26 @@ func (r *hot) setattr() (fuse.Status, int, bool) {
 	}
 	a, size := result[fuse.AttrOut](r)
 	return r.fs.SetAttr(nil, in, a), size, true
+}
+
+func (r *hot) readlink() (fuse.Status, int, bool) {
+	to, st := r.fs.Readlink(nil, r.h)
+	return st, copy(r.out[outHeader:], to), true
+}
+
+func (r *hot) readdir() (fuse.Status, int, bool) {
+	in, _ := request[fuse.ReadIn](r)
+	if in == nil || uint64(in.Size) > uint64(len(r.out)-outHeader) {
+		return 0, 0, false
+	}
+	list := fuse.NewDirEntryList(r.out[outHeader:outHeader+int(in.Size)], in.Offset)
+	var st fuse.Status
+	if r.h.Opcode == 44 {
+		st = r.fs.ReadDirPlus(nil, in, list)
+	} else {
+		st = r.fs.ReadDir(nil, in, list)
+	}
+	return st, len(list.Bytes()), true
 }
 
 func (r *hot) mknod() (fuse.Status, int, bool) {

@@ -63,6 +63,32 @@ func (echoFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadRes
 	return readResult(copy(buf, b[:])), st
 }
 
+func (echoFS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	var b [32]byte
+	st := echo(h, &b)
+	return b[:], st
+}
+
+func (echoFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	var ino uint64
+	st := echo(in, &ino)
+	for out.AddDirEntry(fuse.DirEntry{Name: fmt.Sprint(ino), Ino: ino, Mode: 0o100644, Off: ino}) {
+		ino++
+	}
+	return st
+}
+
+func (echoFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	var e fuse.EntryOut
+	st := echo(in, &e)
+	for range 3 {
+		if p := out.AddDirLookupEntry(fuse.DirEntry{Name: fmt.Sprint(e.Ino), Ino: e.Ino, Mode: 0o100644, Off: e.Ino}); p != nil {
+			*p = e
+		}
+	}
+	return st
+}
+
 func (echoFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	var n uint32
 	st := echo(in, &n, string(data))
@@ -101,10 +127,10 @@ func TestHotRequestsAreAnsweredAsByGoFuse(t *testing.T) {
 		le.PutUint32(b[4:], op)
 		le.PutUint32(b[36:], 0)
 		switch op {
-		case 15, 22:
+		case 15, 22, 28, 44:
 			for _, at := range []int{inHeader, inHeader + 16} {
 				if len(b) >= at+4 {
-					le.PutUint32(b[at:], r.Uint32N(2)*r.Uint32N(100))
+					le.PutUint32(b[at:], r.Uint32N(2)*r.Uint32N(1000))
 				}
 			}
 		case 16:

@@ -48,6 +48,12 @@ func TestLayersMerge(t *testing.T) {
 		{"an implicit directory follows a lower symbolic link", [][]ent{
 			{file("usr/lib/x", ""), symlink("lib", "usr/lib")}, {file("lib/a", ""), file("lib/.wh.x", "")},
 		}, []string{"/lib 120777 0:0 n1 -> usr/lib", "/usr 40755 0:0 n3", "/usr/lib 40755 0:0 n2", `/usr/lib/a 100644 0:0 n1 ""`}},
+		{"what a layer has both by its path and through a lower link is as it is through the link", [][]ent{
+			{dir("t"), symlink("l", "t")}, {{name: "t/d/", mode: 0o700, uid: 1}, {name: "l/d/", mode: 0o711, uid: 2}, file("t/f", "1"), file("l/f", "2")},
+		}, []string{"/l 120777 0:0 n1 -> t", "/t 40755 0:0 n3", "/t/d 40711 2:0 n2", `/t/f 100644 0:0 n1 "2"`}},
+		{"wherever in the tar it stands", [][]ent{
+			{dir("t"), symlink("l", "t")}, {{name: "l/d/", mode: 0o711, uid: 2}, {name: "t/d/", mode: 0o700, uid: 1}, file("t/d/x", ""), file("l/d/y", "")},
+		}, []string{"/l 120777 0:0 n1 -> t", "/t 40755 0:0 n3", "/t/d 40711 2:0 n2", `/t/d/x 100644 0:0 n1 ""`, `/t/d/y 100644 0:0 n1 ""`}},
 		{"a whiteout of a lower symbolic link makes way for a directory", [][]ent{
 			{file("t/x", ""), symlink("l", "t")}, {file("l/a", ""), file(".wh.l", "")},
 		}, []string{"/l 40755 0:0 n2", `/l/a 100644 0:0 n1 ""`, "/t 40755 0:0 n2", `/t/x 100644 0:0 n1 ""`}},

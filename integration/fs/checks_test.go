@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -19,6 +20,7 @@ var posixChecks = []posixCheck{
 	{"O_DIRECT reads and writes", checkDirect, ""},
 	{"fallocate extends, keeps the size, and punches holes", checkFallocate, ""},
 	{"SEEK_HOLE finds a hole", checkSeekHole, "union"},
+	{"SEEK_DATA leaves out nothing that was written", checkSeekData, ""},
 	{"copy_file_range copies", checkCopyRange, ""},
 	{"flock excludes", checkFlock, ""},
 	{"POSIX locks exclude", checkLocks, ""},
@@ -122,6 +124,53 @@ func checkSeekHole(c *checker) string {
 	e2 := unix.Fsync(fd)
 	at, e3 := unix.Seek(fd, 0, unix.SEEK_HOLE)
 	return all(failed(e1, e2, e3), equal("hole before the end", at < 1<<20, true))
+}
+
+// checkSeekData copies a sparse file as cp does: what was written by write(2), and through a mapping that nobody has
+// synced, is in the parts that SEEK_DATA and SEEK_HOLE give.
+func checkSeekData(c *checker) string {
+	const size = 1 << 20
+	if s := c.write("sparse", ""); s != "" {
+		return s
+	}
+	fd := c.open("sparse", unix.O_RDWR)
+	defer unix.Close(fd)
+	if err := unix.Ftruncate(fd, size); err != nil {
+		return err.Error()
+	}
+	b, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err.Error()
+	}
+	defer unix.Munmap(b)
+	want := make([]byte, size)
+	for i, at := range []int{size / 4, size / 2, 3 * size / 4, size - 1} {
+		want[at] = byte(i + 1)
+		if b[at] = byte(i + 1); i%2 == 0 {
+			b[at] = 0
+			if _, err := unix.Pwrite(fd, want[at:at+1], int64(at)); err != nil {
+				return err.Error()
+			}
+		}
+	}
+	got := make([]byte, size)
+	for at := int64(0); ; {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		if err == unix.ENXIO { // none is left
+			break
+		}
+		hole, err2 := unix.Seek(fd, data, unix.SEEK_HOLE)
+		if err != nil || err2 != nil || data < at || hole <= data || hole > size {
+			return fmt.Sprintf("from %d on: data at %d, %v, a hole at %d, %v", at, data, err, hole, err2)
+		}
+		if _, err := unix.Pread(fd, got[data:hole], data); err != nil {
+			return err.Error()
+		}
+		at = hole
+	}
+	_, e1 := unix.Seek(fd, size, unix.SEEK_DATA)
+	_, e2 := unix.Seek(fd, size, unix.SEEK_HOLE)
+	return all(equal("all that was written", bytes.Equal(got, want), true), equal("data behind the end", e1, error(unix.ENXIO)), equal("hole behind the end", e2, error(unix.ENXIO)))
 }
 
 func checkCopyRange(c *checker) string {

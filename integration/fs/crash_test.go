@@ -141,7 +141,12 @@ func TestServerIsKilled(t *testing.T) {
 			for round := range max(6, operations(0)/1000) {
 				f.mount(t)
 				d.check(t, f.at, round)
-				killWhileWorking(t, f, d, r)
+				endWhileWorking(t, f, d, r, func() {
+					ok(t, f.server.Process.Kill())
+					_ = f.server.Wait()
+					f.server = nil
+				})
+				ok(t, unix.Unmount(f.at, unix.MNT_DETACH))
 			}
 			f.mount(t)
 			d.check(t, f.at, -1)
@@ -162,7 +167,66 @@ func TestServerIsKilled(t *testing.T) {
 	}
 }
 
-func killWhileWorking(t *testing.T, f *fuseMount, d *durable, r *rand.Rand) {
+// A connection that is aborted leaves processes with errors, a server that ends well, and an upper directory that
+// mounts, with everything that was synced.
+func TestConnectionIsAborted(t *testing.T) {
+	if !inNamespaces(t, 10*time.Minute) {
+		return
+	}
+	s := seed()
+	t.Logf("seed %d", s)
+	r := rand.New(rand.NewPCG(s, 4))
+	im := newImage(t, tmpfs(t), randomLayer(t, &script{Rand: r}, true))
+	base := tmpfs(t)
+	subdirs(t, base, "upper", "work", "merged")
+	f := &fuseMount{at: filepath.Join(base, "merged"), what: served{
+		Tree: im.tree, Data: im.data, Upper: filepath.Join(base, "upper"), Work: filepath.Join(base, "work"),
+	}}
+	t.Cleanup(f.kill)
+	d := &durable{files: map[string][]byte{}}
+	for round := range 4 {
+		f.mount(t)
+		d.check(t, f.at, round)
+		held, err := os.Create(filepath.Join(f.at, "held"))
+		ok(t, err)
+		endWhileWorking(t, f, d, r, func() {
+			if err := abort(f.at); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if _, err := held.WriteAt([]byte("x"), 1<<20); !errors.Is(err, unix.ENOTCONN) {
+			t.Errorf("write to a file that is open: %v", err)
+		}
+		_ = held.Close()
+		if _, err := os.Stat(filepath.Join(f.at, "nothing")); !errors.Is(err, unix.ENOTCONN) {
+			t.Errorf("stat: %v", err)
+		}
+		f.unmount(t)
+	}
+	f.mount(t)
+	d.check(t, f.at, -1)
+	f.unmount(t)
+}
+
+// abort aborts the connection of a busy mount: through fusectl, whose files belong to the mount's owner, or, where that is not mounted, as
+// umount --force does.
+func abort(at string) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(at, &st); err != nil {
+		return err
+	}
+	err := os.WriteFile(fmt.Sprintf("/sys/fs/fuse/connections/%d/abort", st.Dev&0xff|st.Dev>>12&^0xff), []byte("1"), 0)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := unix.Unmount(at, unix.MNT_FORCE); err != unix.EBUSY {
+		return fmt.Errorf("umount --force of a busy mount: %w", err)
+	}
+	return nil
+}
+
+// endWhileWorking has end end a mount on which processes work; all of them must get errors.
+func endWhileWorking(t *testing.T, f *fuseMount, d *durable, r *rand.Rand, end func()) {
 	t.Helper()
 	ended := make(chan error, 4)
 	for id := range cap(ended) {
@@ -171,9 +235,7 @@ func killWhileWorking(t *testing.T, f *fuseMount, d *durable, r *rand.Rand) {
 	}
 	// Not synchronization: the moment is meant to be any.
 	time.Sleep(time.Duration(5+r.IntN(150)) * time.Millisecond)
-	ok(t, f.server.Process.Kill())
-	_ = f.server.Wait()
-	f.server = nil
+	end()
 	for range cap(ended) {
 		select {
 		case err := <-ended:
@@ -181,10 +243,9 @@ func killWhileWorking(t *testing.T, f *fuseMount, d *durable, r *rand.Rand) {
 				t.Errorf("a worker ended with %v", err)
 			}
 		case <-time.After(time.Minute):
-			t.Fatal("a process hangs in a file system whose server is dead")
+			t.Fatal("a process hangs in a file system whose connection is gone")
 		}
 	}
-	ok(t, unix.Unmount(f.at, unix.MNT_DETACH))
 }
 
 // check holds what is there against what was synced, and looks at everything else.
