@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -177,6 +178,39 @@ func (n tableNames) Reverse(a netip.Addr) (names []string, known bool) {
 		}
 	}
 	return nil, false
+}
+
+// Names are bytes, of which only ASCII's letters have two cases (RFC 4343).
+func TestNamesAreBytes(t *testing.T) {
+	query := func(label string) []byte {
+		b := append(make([]byte, headerSize), byte(len(label)))
+		b[5] = 1
+		return append(append(b, label...), 0, 0, byte(dns.TypeA), 0, dns.ClassINET)
+	}
+	answer := func(q []byte) []byte {
+		b := slices.Clone(q)
+		b[2] |= 0x80
+		return b
+	}
+	for _, tt := range []struct {
+		asked, answered string
+		same            bool
+	}{
+		{"db", "DB", true},
+		{"db", "da", false},
+		{"\xff", "\xff", true},
+		{"\xff", "\xfe", false}, // neither is UTF-8
+		{"\xc3\x84", "\xc3\xa4", false},
+		{"[", "{", false},
+	} {
+		q, _, ok := parseQuestion(query(tt.asked))
+		if !ok || q.Name != tt.asked {
+			t.Errorf("%q is read as %q, %v", tt.asked, q.Name, ok)
+		}
+		if got := answers(answer(query(tt.answered)), query(tt.asked)[headerSize:]); got != tt.same {
+			t.Errorf("an answer to %q is one to %q: %v", tt.answered, tt.asked, got)
+		}
+	}
 }
 
 func TestSocketsAreClosed(t *testing.T) {

@@ -1,9 +1,8 @@
 package dnsproxy
 
 import (
-	"bytes"
 	"encoding/binary"
-	"strings"
+	"slices"
 
 	"github.com/miekg/dns"
 )
@@ -18,7 +17,7 @@ const (
 
 // Question is the one question of a query.
 type Question struct {
-	Name        string // lower case, no final dot
+	Name        string // lower case, no final dot; any bytes else
 	Type, Class uint16
 }
 
@@ -46,15 +45,30 @@ func parseQuestion(msg []byte) (q Question, end int, ok bool) {
 		if len(name) > 0 {
 			name = append(name, '.')
 		}
-		name = append(name, msg[i:i+n]...)
+		for _, b := range msg[i : i+n] {
+			name = append(name, lower(b))
+		}
 		i += n
 	}
 	if i+4 > len(msg) {
 		return q, 0, false
 	}
-	q.Name = strings.ToLower(string(name))
+	q.Name = string(name)
 	q.Type, q.Class = binary.BigEndian.Uint16(msg[i:]), binary.BigEndian.Uint16(msg[i+2:])
 	return q, i + 4, true
+}
+
+// lower is the only folding that names know (RFC 4343): they are bytes, not text.
+func lower(b byte) byte {
+	if 'A' <= b && b <= 'Z' {
+		b += 'a' - 'A'
+	}
+	return b
+}
+
+// sameName compares questions as lower has them.
+func sameName(a, b []byte) bool {
+	return slices.EqualFunc(a, b, func(x, y byte) bool { return lower(x) == lower(y) })
 }
 
 // isQuery tells whether a message is one that can be answered at all.
@@ -121,7 +135,7 @@ func answers(in, question []byte) bool {
 	if binary.BigEndian.Uint16(in[4:]) == 0 {
 		return in[3]&15 != dns.RcodeSuccess
 	}
-	return len(in) >= headerSize+len(question) && bytes.EqualFold(in[headerSize:headerSize+len(question)], question)
+	return len(in) >= headerSize+len(question) && sameName(in[headerSize:headerSize+len(question)], question)
 }
 
 // settles tells whether an answer leaves nothing to ask another server for.
