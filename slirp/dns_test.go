@@ -36,7 +36,9 @@ func (s *space) ask(t testing.TB, network, server string, q *dns.Msg) (*dns.Msg,
 
 func queryA(name string) *dns.Msg { return new(dns.Msg).SetQuestion(name, dns.TypeA) }
 
-func TestDNS(t *testing.T) {
+func TestDNS(t *testing.T) { withEachDriver(t, dnsAnswers) }
+
+func dnsAnswers(t *testing.T, newSpace spaceMaker) {
 	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 1))
 	s := newSpace(t, Config{
 		AllowHostLoopback: true,
@@ -81,6 +83,10 @@ func TestDNS(t *testing.T) {
 }
 
 func TestHostNamesNeedAllowHostLoopback(t *testing.T) {
+	withEachDriver(t, hostNamesNeedAllowHostLoopback)
+}
+
+func hostNamesNeedAllowHostLoopback(t *testing.T, newSpace spaceMaker) {
 	up := dnstest.Serve(t, dnstest.Code(dns.RcodeNameError))
 	s := newSpace(t, Config{Resolvers: []netip.AddrPort{up}})
 	r, err := s.ask(t, "udp", "10.0.2.3:53", queryA("host.containers.internal."))
@@ -89,7 +95,9 @@ func TestHostNamesNeedAllowHostLoopback(t *testing.T) {
 	}
 }
 
-func TestDNSFailsOverWithinASecond(t *testing.T) {
+func TestDNSFailsOverWithinASecond(t *testing.T) { withEachDriver(t, dnsFailsOverWithinASecond) }
+
+func dnsFailsOverWithinASecond(t *testing.T, newSpace spaceMaker) {
 	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 1))
 	servfail := dnstest.Serve(t, dnstest.Code(dns.RcodeServerFailure))
 	for name, first := range map[string]netip.AddrPort{"silent": dnstest.Deaf(t), "failing": servfail, "absent": dnstest.Absent(t)} {
@@ -107,7 +115,9 @@ func TestDNSFailsOverWithinASecond(t *testing.T) {
 	}
 }
 
-func TestDNSWithoutResolversFails(t *testing.T) {
+func TestDNSWithoutResolversFails(t *testing.T) { withEachDriver(t, dnsWithoutResolversFails) }
+
+func dnsWithoutResolversFails(t *testing.T, newSpace spaceMaker) {
 	s := newSpace(t, Config{Resolvers: []netip.AddrPort{dnstest.Deaf(t)}})
 	r, err := s.ask(t, "udp", "10.0.2.3:53", queryA("example.org."))
 	if err != nil || r.Rcode != dns.RcodeServerFailure || len(r.Question) != 1 {
@@ -115,7 +125,9 @@ func TestDNSWithoutResolversFails(t *testing.T) {
 	}
 }
 
-func TestDNSTruncation(t *testing.T) {
+func TestDNSTruncation(t *testing.T) { withEachDriver(t, dnsTruncation) }
+
+func dnsTruncation(t *testing.T, newSpace spaceMaker) {
 	up := dnstest.Serve(t, dnstest.Addresses("192.0.2.1", 100))
 	s := newSpace(t, Config{Resolvers: []netip.AddrPort{up}})
 	ask := func(network string, edns uint16) *dns.Msg {
@@ -142,7 +154,9 @@ func TestDNSTruncation(t *testing.T) {
 	}
 }
 
-func TestForgedAnswersAreIgnored(t *testing.T) {
+func TestForgedAnswersAreIgnored(t *testing.T) { withEachDriver(t, forgedAnswersAreIgnored) }
+
+func forgedAnswersAreIgnored(t *testing.T, newSpace spaceMaker) {
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +189,9 @@ func TestForgedAnswersAreIgnored(t *testing.T) {
 	}
 }
 
-func TestQueriesAreBounded(t *testing.T) {
+func TestQueriesAreBounded(t *testing.T) { withEachDriver(t, queriesAreBounded) }
+
+func queriesAreBounded(t *testing.T, newSpace spaceMaker) {
 	var most, now atomic.Int64
 	up := dnstest.Serve(t, func(w dns.ResponseWriter, r *dns.Msg) {
 		if n := now.Add(1); n > most.Load() {

@@ -231,6 +231,19 @@ func eachDriver(t *testing.T, cfg Config, test func(*testing.T, *space)) {
 	}
 }
 
+// spaceMaker is newSpace with a driver chosen.
+type spaceMaker func(testing.TB, Config) *space
+
+// withEachDriver is eachDriver for a test that makes its spaces itself.
+func withEachDriver(t *testing.T, test func(*testing.T, spaceMaker)) {
+	t.Helper()
+	for _, driver := range []string{DriverKernel, DriverNetstack} {
+		t.Run(driver, func(t *testing.T) {
+			test(t, func(t testing.TB, cfg Config) *space { return newDriverSpace(t, cfg, driver) })
+		})
+	}
+}
+
 func (s *space) serve(n *Network) {
 	s.net = n
 	ctx, cancel := context.WithCancel(context.Background())

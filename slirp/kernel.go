@@ -211,11 +211,12 @@ func relayListener(at netip.AddrPort) (*os.File, error) {
 }
 
 // trackLess keeps the kernel from tracking connections that it sees in their middle: those of published ports, which are
-// the stack's. They would only fill the table. And it forgets at once one that was reset: nothing comes after that but a connection that the stack makes,
+// the stack's. They would only fill the table, and so would those that have ended: two minutes are for networks that delay packets, which
+// loopback does not. One that was reset is forgotten at once: nothing comes after that but a connection that the stack makes,
 // from the same port, where the driver's could not be made (kernelTCP.untaken). Where /proc/sys cannot be written it does no other harm.
 func trackLess() {
-	for _, name := range []string{"nf_conntrack_tcp_loose", "nf_conntrack_tcp_timeout_close"} {
-		_ = os.WriteFile("/proc/sys/net/netfilter/"+name, []byte("0"), 0o644)
+	for name, seconds := range map[string]string{"loose": "0", "timeout_close": "0", "timeout_time_wait": "1"} {
+		_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_"+name, []byte(seconds), 0o644)
 	}
 }
 

@@ -38,7 +38,9 @@ func hostUDP(t testing.TB, addr string, answer func([]byte) []byte) int {
 
 func echoUDP(b []byte) []byte { return b }
 
-func TestUDPOut(t *testing.T) {
+func TestUDPOut(t *testing.T) { withEachDriver(t, udpOut) }
+
+func udpOut(t *testing.T, newSpace spaceMaker) {
 	s := newSpace(t, loopbackAllowed)
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -68,7 +70,9 @@ func TestUDPOut(t *testing.T) {
 	}
 }
 
-func TestUDPRefusedIsECONNREFUSED(t *testing.T) {
+func TestUDPRefusedIsECONNREFUSED(t *testing.T) { withEachDriver(t, udpRefusedIsECONNREFUSED) }
+
+func udpRefusedIsECONNREFUSED(t *testing.T, newSpace spaceMaker) {
 	s := newSpace(t, loopbackAllowed)
 	for _, f := range families {
 		t.Run(f.name, func(t *testing.T) {
@@ -86,7 +90,9 @@ func TestUDPRefusedIsECONNREFUSED(t *testing.T) {
 	}
 }
 
-func TestUDPFlowsAreBounded(t *testing.T) {
+func TestUDPFlowsAreBounded(t *testing.T) { withEachDriver(t, udpFlowsAreBounded) }
+
+func udpFlowsAreBounded(t *testing.T, newSpace spaceMaker) {
 	cfg := loopbackAllowed
 	cfg.MaxUDPFlows = 20
 	s := newSpace(t, cfg)
@@ -167,7 +173,9 @@ func (s *space) ping(t *testing.T, to string) (reply bool) {
 	}
 }
 
-func TestEcho(t *testing.T) {
+func TestEcho(t *testing.T) { withEachDriver(t, echoAnswers) }
+
+func echoAnswers(t *testing.T, newSpace spaceMaker) {
 	s := newSpace(t, Config{})
 	for _, gw := range []string{"10.0.2.2", "10.0.2.3", "fd75:7275:6e00::2"} {
 		if !s.ping(t, gw) {
@@ -180,7 +188,9 @@ func TestEcho(t *testing.T) {
 }
 
 // In a network namespace of one's own the sysctl is one's own to set.
-func TestEchoReachesTheHost(t *testing.T) {
+func TestEchoReachesTheHost(t *testing.T) { withEachDriver(t, echoReachesTheHost) }
+
+func echoReachesTheHost(t *testing.T, newSpace spaceMaker) {
 	inWorld(t, func() {
 		if err := os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 0"), 0o644); err != nil {
 			t.Fatal(err)
