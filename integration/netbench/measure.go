@@ -305,8 +305,16 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
+		before, err := holdingsOf(n.helper)
 		start := time.Now()
-		out, err := output(m.env.inside(ctx, n, m.self, loadStage, "many", addr(n.remote, echoPort), strconv.Itoa(connections)))
+		var out []byte
+		if err == nil {
+			out, err = output(m.env.inside(ctx, n, m.self, loadStage, "many", addr(n.remote, echoPort), strconv.Itoa(connections)))
+		}
+		var after holdings
+		if err == nil {
+			after, err = holdingsOf(n.helper)
+		}
 		if err != nil {
 			m.note("100,000 connections: %v", err)
 			return
@@ -317,6 +325,7 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		if why != "" {
 			m.Failed += ". The first failure: " + why
 		}
+		m.Failed += fmt.Sprintf(". The helper had %v before and %v after", before, after)
 	}
 }
 

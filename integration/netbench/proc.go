@@ -65,6 +65,29 @@ func memoryOf(pid int) (memory, error) {
 	return m, nil
 }
 
+// holdings are what a process might lose track of.
+type holdings struct {
+	descriptors, threads int
+	memory               float64 // resident, MB
+}
+
+func (h holdings) String() string {
+	return fmt.Sprintf("%d descriptors, %d threads and %.1f MB", h.descriptors, h.threads, h.memory)
+}
+
+func holdingsOf(pid int) (h holdings, err error) {
+	for dir, n := range map[string]*int{"fd": &h.descriptors, "task": &h.threads} {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", pid, dir))
+		if err != nil {
+			return h, err
+		}
+		*n = len(entries)
+	}
+	now, err := memoryOf(pid)
+	h.memory = now.Now
+	return h, err
+}
+
 // servers are what the loads talk to.
 type servers struct {
 	iperf int // pid of the one outside
