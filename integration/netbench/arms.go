@@ -68,7 +68,7 @@ func (e *env) networks() []*network {
 		{name: "rootlesskit builtin", remote: "10.0.2.2", published: next(), start: e.rootlesskitNetwork, alone: "published"},
 	}
 	if e.against != "" {
-		all = append(all, &network{name: "urun before, kernel", urun: e.against, remote: hostIP, dns: "10.0.2.3", published: next(), start: e.urunNetwork("kernel")})
+		all = append(all, &network{name: before, urun: e.against, remote: hostIP, dns: "10.0.2.3", published: next(), start: e.urunNetwork("kernel")})
 	}
 	var chosen []*network
 	for _, n := range all {

@@ -29,6 +29,7 @@ type figure struct {
 
 const (
 	between                                         = "urun, between containers"
+	before                                          = "urun before, kernel"
 	out1, out8, outCPU, rtt, conn, wrkConn, lookups = "TCP out, 1 stream", "TCP out, 8 streams", "CPU seconds a gigabit", "round trip, p50", "connects", "connects, wrk, 8 at a time", "DNS lookups, dnsperf"
 	otherLookups                                    = "DNS lookups, each of another name"
 	pub1, pubConn, pubRTT                           = "published TCP", "published connects, each with an echo", "published round trip"
@@ -161,7 +162,7 @@ func (m *measurer) one(ctx context.Context, f figure, n *network) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	before := m.cpu(n)
+	spent := m.cpu(n)
 	v, err := f.measure(m, ctx, n)
 	if err != nil {
 		m.note("%s, %s: %v", n.name, f.name, err)
@@ -169,7 +170,7 @@ func (m *measurer) one(ctx context.Context, f figure, n *network) {
 	}
 	m.keep(f.name, n, v)
 	if f.name == out1 {
-		m.keep(outCPU, n, (m.cpu(n)-before)/(v*m.span.Seconds()))
+		m.keep(outCPU, n, (m.cpu(n)-spent)/(v*m.span.Seconds()))
 	}
 }
 
@@ -305,7 +306,7 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		}
 		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		defer cancel()
-		before, err := holdingsOf(n.helper)
+		held, err := holdingsOf(n.helper)
 		start := time.Now()
 		var out []byte
 		if err == nil {
@@ -325,7 +326,7 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		if why != "" {
 			m.Failed += ". The first failure: " + why
 		}
-		m.Failed += fmt.Sprintf(". The helper had %v before and %v after", before, after)
+		m.Failed += fmt.Sprintf(". The helper had %v before and %v after", held, after)
 	}
 }
 

@@ -73,6 +73,7 @@ func (m *results) render() string {
 		m.verdict(&b, t)
 	}
 	m.absolute(&b)
+	m.compare(&b)
 	if m.Failed != "" {
 		fmt.Fprintf(&b, "\n%s.\n", m.Failed)
 	}
@@ -82,17 +83,40 @@ func (m *results) render() string {
 	return b.String()
 }
 
-func (m *results) verdict(b *strings.Builder, t target) {
-	// The median of the ratios of each round: other work on the machine meets both sides alike.
-	x, y := m.Got[t.figure][t.a], m.Got[t.figure][t.b]
+// ratio is the median of the ratios of each round: other work on the machine meets both sides alike.
+func (m *results) ratio(figure, a, b string) (r float64, ok bool) {
+	x, y := m.Got[figure][a], m.Got[figure][b]
 	var ratios []float64
 	for i := range min(len(x), len(y)) {
 		ratios = append(ratios, x[i]/y[i])
 	}
 	if len(ratios) == 0 {
+		return 0, false
+	}
+	return benchkit.Median(ratios), true
+}
+
+// compare sets this urun beside the one of -against.
+func (m *results) compare(b *strings.Builder) {
+	var head bool
+	for _, f := range figures {
+		r, ok := m.ratio(f.name, "urun, kernel", before)
+		if !ok {
+			continue
+		}
+		if !head {
+			head = true
+			b.WriteString("\n| urun, kernel | of the one before |\n|---|---|\n")
+		}
+		fmt.Fprintf(b, "| %s | %.2f |\n", f.name, r)
+	}
+}
+
+func (m *results) verdict(b *strings.Builder, t target) {
+	r, ok := m.ratio(t.figure, t.a, t.b)
+	if !ok {
 		return
 	}
-	r := benchkit.Median(ratios)
 	sign, met := "≥", r >= t.bound
 	if t.atMost {
 		sign, met = "≤", r <= t.bound
