@@ -304,7 +304,7 @@ func (m *measurer) hundredThousand(ctx context.Context) {
 		if n.name != "urun, kernel" {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 		defer cancel()
 		held, err := holdingsOf(n.helper)
 		start := time.Now()
