@@ -473,8 +473,9 @@ func copyRange(r *script) op {
 				at, out, left := a, b, n
 				for left > 0 {
 					m, err := unix.CopyFileRange(src, &at, dst, &out, left, 0)
-					if err == unix.EXDEV && s.name == "overlay" {
-						// Between image and upper directory overlayfs has two kinds of file systems.
+					if err == unix.EXDEV && (s.name == "overlay" || s.name == "kernel") {
+						// Between image and upper directory overlayfs has two file systems. It has taken set-id bits
+						// from the file by then, so nobody may leave it at that.
 						m, err = copyByHand(src, dst, &at, &out, left)
 					}
 					if err != nil {
