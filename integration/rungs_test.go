@@ -14,7 +14,9 @@ func TestRungs(t *testing.T) {
 		{"proc", "the outer pid namespace", "[ $$ != 1 ] && echo shared", "shared"},
 		{"sys", "the container shares it", "[ -d /sys/kernel ] && echo there", "there"},
 		{"tun", "shares this machine's network", "[ ! -e /sys/class/net/tun0 ] && echo host", "host"},
+		{"pivot", "without pivot_root", "ls -d /demo; ls -d /../demo; cd /proc/1/root && ls -d demo", "/demo\n/../demo\ndemo"},
 		{"proc,sys,tun", "outer /proc", "id -u", "0"},
+		{"proc,sys,tun,fuse,pivot", "without pivot_root", "id -u", "0"},
 	} {
 		t.Run(c.without, func(t *testing.T) {
 			r := harness.Run(t, "--without", c.without, "--", "sh", "-c", c.script)
@@ -28,14 +30,15 @@ func TestRungs(t *testing.T) {
 
 func TestRungsAreRefusedWhereSomethingWasAskedFor(t *testing.T) {
 	harness.Run(t, "--without", "proc", "--pid", "private", "--", "true").Refused("--pid private", "masked")
-	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun, fuse, userns, mounts")
+	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun, fuse, pivot, userns, mounts")
 }
 
 func TestRungsDetached(t *testing.T) {
-	id := harness.Urun(t, "run", "-d", "--without", "proc,sys,tun", harness.DemoImage, "sh", "-c", "echo up; exec sleep 300").OK()
+	id := harness.Urun(t, "run", "-d", "--without", "proc,sys,tun,pivot", harness.DemoImage, "sh", "-c", "echo up; exec sleep 300").OK()
 	harness.Eventually(t, 20*time.Second, "the container says up", func() bool {
 		return strings.Contains(harness.Urun(t, "logs", id).Stdout, "up")
 	})
+	harness.Urun(t, "exec", id, "ls", "-d", "/demo").Says("/demo")
 	harness.Urun(t, "rm", "-f", id).OK()
 	harness.Urun(t, "inspect", id).Exits(1)
 }

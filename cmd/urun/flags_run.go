@@ -111,7 +111,7 @@ type SecurityFlags struct {
 type ImageFlags struct {
 	Pull     string   `placeholder:"WHEN" group:"Image" help:"missing (the default), always, never or newer."`
 	Platform string   `placeholder:"OS/ARCH" group:"Image" help:"Platform of the image."`
-	Without  []string `hidden:"" placeholder:"THING" help:"Do as if this machine had no proc, sys, tun, fuse, userns or mounts."`
+	Without  []string `hidden:"" placeholder:"THING" help:"Do as if this machine had no proc, sys, tun, fuse, pivot, userns or mounts."`
 	Rootfs   string   `placeholder:"DIR" group:"Image" help:"Run in a directory instead of an image."`
 	Quiet    bool     `short:"q" group:"Image" help:"Show no progress."`
 

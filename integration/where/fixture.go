@@ -19,6 +19,7 @@ type fixture struct {
 	masked      bool // docker's masked and read-only paths
 	devices     bool // /dev/fuse and /dev/net/tun are passed in
 	noNewPrivs  bool
+	mayMount    bool // CAP_SYS_ADMIN, with which docker's profile lets namespaces and mounts be made
 	allCaps     bool // all capabilities and all devices, as docker's --privileged
 }
 
@@ -27,6 +28,7 @@ func fixtures() []fixture {
 	return []fixture{
 		{name: "docker", words: "docker's defaults", seccomp: true, masked: true},
 		{name: "docker-devices", words: "the same, with `--device /dev/fuse --device /dev/net/tun`", seccomp: true, masked: true, devices: true},
+		{name: "sys-admin", words: "docker's defaults, with `--cap-add SYS_ADMIN` and both devices", seccomp: true, masked: true, devices: true, mayMount: true},
 		{name: "unconfined", words: "`--security-opt seccomp=unconfined`", masked: true},
 		{name: "unconfined-devices", words: "the same, with both devices", masked: true, devices: true},
 		{name: "unmasked-devices", words: "the same, with `--security-opt systempaths=unconfined`", devices: true},
@@ -87,6 +89,9 @@ func (f fixture) bundle(dir, rootfs string, who person, binds map[string]string,
 	caps := dockerCaps()
 	if f.allCaps {
 		caps = allCaps()
+	}
+	if f.mayMount {
+		caps = append(caps, "CAP_SYS_ADMIN")
 	}
 	s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: caps}
 	if who.uid == 0 {

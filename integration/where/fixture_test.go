@@ -22,6 +22,7 @@ var inJobs = []struct {
 	{fixture: "docker", who: "root", rung: "chroot"},
 	{fixture: "docker", who: "job1", refused: "seccomp filter around this process forbids it"},
 	{fixture: "docker-devices", who: "root", rung: "chroot"},
+	{fixture: "sys-admin", who: "root", rung: "user namespace, FUSE, the job's /proc"},
 	{fixture: "unconfined", who: "root", rung: "user namespace, unpacked, the job's /proc, the job's network"},
 	{fixture: "unconfined", who: "job1", rung: "user namespace of one id, unpacked, the job's /proc, the job's network"},
 	{fixture: "unmasked-devices", who: "root", rung: "user namespace, FUSE"},

@@ -19,6 +19,7 @@ var forced = []struct {
 	{"--without fuse", "without FUSE", false},
 	{"--storage copy", "without FUSE and overlayfs", false},
 	{"--without proc,sys,tun", "masked, without TUN", false},
+	{"--without pivot", "without pivot_root", false},
 	{"--without userns", "without user namespaces", true},
 	{"--without mounts", "without namespaces and mounts", true},
 }

@@ -333,6 +333,10 @@ func rootChange(o *Observation) Finding {
 		return unknown()
 	case t.Errno == unix.EINVAL:
 		return ok("by moving the mount: / is the initramfs, which pivot_root refuses")
+	case t.Errno == unix.EPERM:
+		f := o.forbidden("pivot_root", t)
+		f.Status, f.Detail = Degraded, f.Detail+": the container's root is moved over the outer one, which stays below it"
+		return f
 	case t.Failed():
 		return o.forbidden("pivot_root", t)
 	}

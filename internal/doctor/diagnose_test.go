@@ -88,7 +88,7 @@ func TestFaultsAreToldApart(t *testing.T) {
 			o.Store.Type = "nfs"
 			o.Trials[TrialXattr], o.Trials[TrialOverlay] = failed(unix.EOPNOTSUPP), failed(unix.EINVAL)
 		}, "writable layer", Degraded, "nfs", "URUN_ROOT"},
-		{"pivot_root behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialPivot] = true, failed(unix.EPERM) }, "root change", Missing, "seccomp", "seccomp=unconfined"},
+		{"pivot_root behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialPivot] = true, failed(unix.EPERM) }, "root change", Degraded, "seccomp", "seccomp=unconfined"},
 		{"no seccomp", func(o *Observation) { o.Trials[TrialSeccomp] = failed(unix.EINVAL) }, "seccomp", Missing, "try", "seccomp=unconfined"},
 		{"no TUN device", func(o *Observation) { o.Devices["/dev/net/tun"] = fs.ErrPermission }, "network", Degraded, "share this machine's network", "modprobe tun"},
 		{"ping is forbidden", func(o *Observation) { o.InPingRange, o.PingRange = false, "1 0" }, "ping", Degraded, `"1 0"`, "ping_group_range"},

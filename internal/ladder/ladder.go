@@ -31,12 +31,13 @@ const (
 	TUN  = "tun"  // a network of its own
 	Fuse = "fuse" // an image that is served
 
+	Pivot  = "pivot"  // pivot_root(2); init finds out by itself whether it can be had
 	UserNS = "userns" // a user namespace; root alone can do without
 	Mounts = "mounts" // mounts of its own, without a user namespace
 )
 
 // Things lists all of them.
-func Things() []string { return []string{Proc, Sys, TUN, Fuse, UserNS, Mounts} }
+func Things() []string { return []string{Proc, Sys, TUN, Fuse, Pivot, UserNS, Mounts} }
 
 // WithoutUserNS says whether containers are to do without a user namespace, with the reason: where none can be
 // had, or that is asked for. Only root can: everybody else gets the error of making one.

@@ -291,6 +291,7 @@ func (p *Plan) initConfig(handle *state.Handle, req *monitor.Request) stage.Conf
 		Unpacked:     p.Unpacked(),
 		Outer:        p.Map.Outer,
 		Chroot:       c.Chroot,
+		NoPivot:      c.NoPivot,
 		Spec:         c.Spec,
 		Network:      req.Network,
 		Slirp:        req.Slirp,

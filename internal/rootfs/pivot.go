@@ -21,7 +21,7 @@ func (r *Root) Pivot() error {
 	err = unix.PivotRoot(".", ".")
 	if errors.Is(err, unix.EINVAL) {
 		// / is the initramfs, which can not be pivoted away (pivot_root(2)).
-		return r.moveAndChroot()
+		return r.Move()
 	}
 	if err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
@@ -36,7 +36,11 @@ func (r *Root) Pivot() error {
 	return chdirRoot()
 }
 
-func (r *Root) moveAndChroot() error {
+// Move moves the root over that of the mount namespace, which stays below it.
+func (r *Root) Move() error {
+	if err := unix.Fchdir(int(r.dir.Fd())); err != nil {
+		return fmt.Errorf("enter root: %w", err)
+	}
 	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return fmt.Errorf("move root: %w", err)
 	}

@@ -63,6 +63,8 @@ type Container struct {
 	Plain bool `json:",omitempty"`
 	// Chroot: there are neither namespaces nor mounts, only a directory.
 	Chroot bool `json:",omitempty"`
+	// NoPivot: its root is moved over the outer one.
+	NoPivot bool `json:",omitempty"`
 	// RootEmulation has the ids that are not mapped emulated: "" (no), "auto" (as far as
 	// it can be done) or "on".
 	RootEmulation string

@@ -7,6 +7,8 @@ type Rungs struct {
 	NoSys  bool // no new /sys
 	NoTUN  bool // no TUN device
 	NoFuse bool // no FUSE mount
+	// NoPivot has the container's root moved over the outer one.
+	NoPivot bool
 
 	NoUserNS bool // root of the container is root of this job
 	NoMounts bool // and no mounts can be made either, nor other namespaces: all that is left is chroot(2)
@@ -23,6 +25,7 @@ func (b *builder) rungs() error {
 	if r.NoUserNS {
 		b.notice("no user namespace can be made here: root in the container is root of this job")
 	}
+	b.c.NoPivot = r.NoPivot
 	if err := b.plain(r); err != nil {
 		return err
 	}

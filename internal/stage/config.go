@@ -28,6 +28,8 @@ type Config struct {
 	Outer bool `json:"outer,omitempty"`
 	// Chroot means that there are neither namespaces nor mounts.
 	Chroot bool `json:"chroot,omitempty"`
+	// NoPivot means that the container's root is moved over the outer one.
+	NoPivot bool `json:"noPivot,omitempty"`
 	// Volatile means that the writable layer need not outlive a loss of power:
 	// it is removed when the container ends.
 	Volatile bool `json:"volatile,omitempty"`

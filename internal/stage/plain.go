@@ -58,6 +58,8 @@ func (s *setup) ensureCopy() error {
 		return spaceHint(err, plainCure)
 	}
 	switch {
+	case made && s.Storage == StorageCopy && !s.Chroot:
+		s.noticePlain("the container is a copy of its image, as was asked for", left)
 	case made && !s.Chroot: // else that is said already
 		s.noticePlain("there is neither FUSE nor a usable overlayfs here: the container is a copy of its image", left)
 	case left != "":

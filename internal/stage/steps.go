@@ -53,10 +53,22 @@ func steps() []step {
 		{"run hooks", (*setup).createContainerHooks},
 		// After all mount points have been made.
 		{"make root read-only", (*setup).readOnly},
-		{"change root", func(s *setup) error { return s.root.Pivot() }},
+		{"change root", (*setup).changeRoot},
 		{"leave host files", (*setup).closeHost},
 		{"run hooks", (*setup).startContainerHooks},
 	}
+}
+
+// changeRoot makes the container's root that of its mount namespace. A filter around the job may forbid it (docker's default
+// profile does, also where it lets mounts be made): then it is moved over the outer root, which stays below it.
+func (s *setup) changeRoot() error {
+	if !s.NoPivot {
+		if err := s.root.Pivot(); !errors.Is(err, unix.EPERM) {
+			return err
+		}
+	}
+	s.notices = append(s.notices, "the container's root is changed without pivot_root, which is not to be had here: the outer one is below it")
+	return s.root.Move()
 }
 
 func (s *setup) join() error {
