@@ -182,7 +182,11 @@ func (s *said) cure(user string) string {
 			continue // no container is worse for it at its start
 		}
 		if f.Status != "ok" && f.Cure+f.Admin != "" {
-			return strings.ReplaceAll(f.Check+": "+strings.Trim(f.Cure+"; "+f.Admin, "; ")+" ", " "+user+" ", " USER ")
+			said := f.Check + ": " + strings.Trim(f.Cure+"; "+f.Admin, "; ")
+			if line, ok := strings.CutSuffix(said, " "+user); ok { // of usermod
+				said = line + " USER"
+			}
+			return said
 		}
 	}
 	return "-"
