@@ -2,6 +2,8 @@ package slirp
 
 import (
 	"encoding/binary"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"strconv"
@@ -101,56 +103,68 @@ type marks struct {
 func newMarks(t *testing.T) *marks {
 	t.Helper()
 	m := &marks{open: hostAddr(t), reached: make(chan string, 1024)}
-	first, err := net.Listen("tcp", net.JoinHostPort(m.open, "0"))
-	if err != nil {
-		t.Fatal(err)
+	for tries := 1; ; tries++ {
+		err := m.listen(t)
+		if err == nil {
+			return m
+		}
+		if !errors.Is(err, unix.EADDRINUSE) || tries == 20 {
+			t.Fatal(err)
+		}
 	}
-	port := first.Addr().(*net.TCPAddr).Port
-	m.port = uint16(port)
-	m.serve(t, "open", first)
-	m.receive(t, "open", m.open)
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+}
+
+// listen makes all servers at a port that is free on the first address, and perhaps not on the others.
+func (m *marks) listen(t *testing.T) (err error) {
+	m.port = 0
+	var opened []io.Closer
+	defer func() {
+		for _, c := range opened {
+			if err != nil {
+				c.Close()
+			} else {
+				t.Cleanup(func() { c.Close() })
+			}
+		}
+	}()
+	for name, host := range map[string]string{"open": m.open, "127.0.0.1": "127.0.0.1", "::1": "::1"} {
+		l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(int(m.port))))
 		if err != nil {
-			t.Skipf("port %d is somebody else's on %s: %v", port, host, err)
+			return err
 		}
-		m.serve(t, host, l)
-		m.receive(t, host, host)
+		opened = append(opened, l)
+		m.port = uint16(l.Addr().(*net.TCPAddr).Port)
+		c, err := net.ListenPacket("udp", net.JoinHostPort(host, strconv.Itoa(int(m.port))))
+		if err != nil {
+			return err
+		}
+		opened = append(opened, c)
+		go m.accept(name, l)
+		go m.receive(name, c)
 	}
-	return m
+	return nil
 }
 
-func (m *marks) serve(t *testing.T, name string, l net.Listener) {
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			m.reached <- name + " tcp"
-			c.Close()
+func (m *marks) accept(name string, l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
 		}
-	}()
+		m.reached <- name + " tcp"
+		c.Close()
+	}
 }
 
-func (m *marks) receive(t *testing.T, name, host string) {
-	t.Helper()
-	c, err := net.ListenPacket("udp", net.JoinHostPort(host, strconv.Itoa(int(m.port))))
-	if err != nil {
-		t.Skipf("port %d is somebody else's on %s: %v", m.port, host, err)
-	}
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 2048)
-		for {
-			n, _, err := c.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			m.reached <- name + " udp " + string(buf[:n])
+func (m *marks) receive(name string, c net.PacketConn) {
+	buf := make([]byte, 2048)
+	for {
+		n, _, err := c.ReadFrom(buf)
+		if err != nil {
+			return
 		}
-	}()
+		m.reached <- name + " udp " + string(buf[:n])
+	}
 }
 
 // want waits until the servers have been reached in these ways, and no other.
@@ -225,7 +239,7 @@ func rawPacketsReachNothingForbidden(t *testing.T, s *space) {
 	}
 }
 
-// Sockets that bind or are routed elsewhere are the same to the helper.
+// The relay listens in the container, where anybody may try its port.
 func TestListenersOfTheRelayAreNobodysDoor(t *testing.T) {
 	s := newDriverSpace(t, Config{}, DriverKernel)
 	m, raw := newMarks(t), s.rawTUN(t)
