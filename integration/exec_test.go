@@ -62,6 +62,7 @@ func TestExecFlags(t *testing.T) {
 
 func TestExecExitStatus(t *testing.T) {
 	name := detach(t, nil, "sleep", "1000")
+	harness.Urun(t, "exec", name, "sh", "-c", "ulimit -Sn").Says(strings.TrimSpace(harness.Sh(t, "ulimit -Sn").OK()))
 	harness.Urun(t, "exec", name, "sh", "-c", "exit 42").Exits(42)
 	harness.Urun(t, "exec", name, "sh", "-c", "kill -9 $$").Exits(137)
 	harness.Urun(t, "exec", name, "nosuchcommand").Exits(127)

@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	"internal/handoff":   nil,
 	"internal/jsonlog":   nil,
 	"internal/rootfs":    nil,
-	"internal/stage":     {"internal/handoff", "internal/program", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp", "userns", "internal/unpacked"},
+	"internal/stage":     {"internal/handoff", "internal/holder/origin", "internal/program", "internal/rootfs", "internal/seccomp", "fuseunion", "slirp", "userns", "internal/unpacked"},
 	"internal/doctor":    append([]string{"internal/cure", "internal/handoff"}, libraries...),
 	"internal/monitor":   append([]string{"internal/cure", "internal/infra", "internal/network", "internal/events", "internal/handoff", "internal/program", "internal/holder", "internal/jsonlog", "internal/stage", "internal/state", "internal/rootfs", "internal/emulation", "internal/thrift", "internal/orphans"}, libraries...),
 	"internal/emulation": {"fuseunion", "internal/program", "internal/seccomp"},

@@ -56,3 +56,9 @@ func afterFork()
 
 //go:linkname afterForkInChild syscall.runtime_AfterForkInChild
 func afterForkInChild()
+
+//go:linkname beforeExec syscall.runtime_BeforeExec
+func beforeExec()
+
+//go:linkname afterExec syscall.runtime_AfterExec
+func afterExec()

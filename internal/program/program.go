@@ -156,7 +156,10 @@ func (p *Program) ResetSignals() {
 // does not end with an Execute.
 func (p *Program) Run() error {
 	var r result
+	// A thread that is being made while another executes a set-user-ID program would keep it from its user (execve(2)).
+	beforeExec()
 	run(p.calls, &r)
+	afterExec()
 	if r.errno != 0 {
 		return p.failed(int(r.call), r.errno)
 	}

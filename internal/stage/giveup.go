@@ -9,6 +9,7 @@ import (
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/holder/origin"
 	"github.com/urun-dev/urun/internal/program"
 )
 
@@ -58,6 +59,11 @@ func (p Process) giveUp(to *program.Program, preserved []int) error {
 
 // limit adds resource limits, and how soon the kernel kills the process when the machine is out of memory.
 func (p Process) limit(to *program.Program) error {
+	// Package syscall has raised it, and takes that back only where it executes something itself.
+	if soft, hard := origin.Files(); hard != 0 {
+		limit := unix.Rlimit{Cur: soft, Max: hard}
+		to.Do("set resource limits", unix.SYS_PRLIMIT64, 0, unix.RLIMIT_NOFILE, program.Point(to, &limit))
+	}
 	for _, l := range p.Spec.Rlimits {
 		n, ok := rlimitNumber(l.Type)
 		if !ok {
