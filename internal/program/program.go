@@ -207,16 +207,33 @@ type Files [3]*os.File
 // reportFD is where a child has the pipe that tells of its failure, and its end of its success.
 const reportFD = 3
 
-// Start starts the program in a child of its own session, which has the files and nothing else open. The child is born
+// KeptFD is where a child's calls find the file that is kept for them.
+const KeptFD = 4
+
+// Start starts the program in a child of its own session, which has the files open, for its calls alone the file kept, which may
+// be nil, and nothing else. The child is born
 // in the calling thread's namespaces, pid namespace for children included, and in cgroup unless that is nil, which
 // takes clone3(2) (Linux 5.7). It is not dumpable until it has executed its command, and
 // by then no memory of this process is left in it. Executed says how it went on.
-func (p *Program) Start(files Files, cgroup *os.File) (*Child, error) {
+func (p *Program) Start(files Files, kept, cgroup *os.File) (*Child, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("start a process: %w", err)
 	}
 	defer w.Close()
+	if kept == nil {
+		kept = w
+	}
+	// Either may have the number that the other is to have.
+	var high [2]uintptr
+	for i, f := range []*os.File{w, kept} {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, KeptFD+1)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("start a process: %w", err), r.Close())
+		}
+		defer unix.Close(fd)
+		high[i] = uintptr(fd)
+	}
 	var begin Program
 	begin.keep = p.keep
 	// Before anything that has it seen as one that the container may look into.
@@ -225,9 +242,10 @@ func (p *Program) Start(files Files, cgroup *os.File) (*Child, error) {
 	for fd, f := range files {
 		begin.Do("set standard files", unix.SYS_DUP3, f.Fd(), uintptr(fd), 0)
 	}
-	begin.Do("set standard files", unix.SYS_DUP3, w.Fd(), reportFD, unix.O_CLOEXEC)
+	begin.Do("keep files", unix.SYS_DUP3, high[0], reportFD, unix.O_CLOEXEC)
+	begin.Do("keep files", unix.SYS_DUP3, high[1], KeptFD, unix.O_CLOEXEC)
 	// Without it (an outer container's filter) they are closed by execve, as all of this program's are.
-	begin.Do("close files", unix.SYS_CLOSE_RANGE, reportFD+1, math.MaxInt32, 0).Tolerate(unix.ENOSYS)
+	begin.Do("close files", unix.SYS_CLOSE_RANGE, KeptFD+1, math.MaxInt32, 0).Tolerate(unix.ENOSYS)
 	begin.ResetSignals()
 	all := &Program{calls: append(begin.calls, p.calls...), explain: append(begin.explain, p.explain...), keep: begin.keep}
 	pid, errno := fork(all.calls, cgroup)

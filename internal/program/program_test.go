@@ -25,7 +25,7 @@ func start(t *testing.T, p *Program) (*Child, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	c, err := p.Start(Files{null, w, w}, nil)
+	c, err := p.Start(Files{null, w, w}, nil, nil)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +153,39 @@ func TestSignalsAreAsOnesWithoutARuntime(t *testing.T) {
 		if !strings.Contains(string(got), set+":\t0000000000000000\n") {
 			t.Errorf("%s is not empty in %s", set, got)
 		}
+	}
+	wait(t, c)
+}
+
+func TestTheCallsHaveTheFileThatIsKeptForThemAndTheCommandHasNot(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	p := &Program{}
+	p.Do("enter directory", unix.SYS_FCHDIR, KeptFD)
+	shell(t, p, "pwd -P; ls /proc/self/fd | wc -l")
+	c, err := p.Start(Files{null, w, w}, dir, nil)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Executed(); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := io.ReadAll(r); string(got) != dir.Name()+"\n4\n" {
+		t.Errorf("got %q", got)
 	}
 	wait(t, c)
 }

@@ -66,7 +66,7 @@ func (v *Visit) Start() (*Visitor, error) {
 		}
 	}
 	if !s.Chroot {
-		if err := join(v.Target, v.Namespaces); err != nil {
+		if err := join(v.Target, v.Namespaces&^unix.CLONE_NEWCGROUP); err != nil {
 			return nil, err
 		}
 	}
@@ -102,6 +102,11 @@ func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 		return nil, err
 	}
 	var todo program.Program
+	if v.Namespaces&unix.CLONE_NEWCGROUP != 0 {
+		// Not before it is born: in that namespace the cgroup that this thread is in does not exist, and from there no
+		// process comes into another one (ENOENT, cgroup_namespaces(7)).
+		todo.Do("join the container's cgroup namespace", unix.SYS_SETNS, program.KeptFD, unix.CLONE_NEWCGROUP)
+	}
 	if s.Chroot {
 		if err := p.enterRoot(&todo, v.Target); err != nil {
 			return nil, fmt.Errorf("exec: %w", err)
@@ -124,7 +129,7 @@ func (s *setup) startVisitor(v *Visit) (*program.Child, error) {
 	if err := p.giveUp(&todo, nil); err != nil {
 		return nil, err
 	}
-	return todo.Start(files, v.Cgroup)
+	return todo.Start(files, v.Target, v.Cgroup)
 }
 
 // enterRoot has the visitor enter a container that is no more than a directory. Its terminal is one of the devpts around it.
