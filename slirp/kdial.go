@@ -206,6 +206,10 @@ func (k *kernelTCP) accept(which int) bool {
 func (k *kernelTCP) accepted(fd int, from netip.AddrPort) {
 	to, err := originalDst(fd, from.Addr().Is4())
 	if err != nil {
+		// It was reset before it was accepted, so that nobody tracks it any more: the other side is to see that.
+		if d := k.takeFrom(from); d != nil {
+			closeSocket(d.fd, true)
+		}
 		closeSocket(fd, true)
 		return
 	}
@@ -220,6 +224,19 @@ func (k *kernelTCP) accepted(fd int, from netip.AddrPort) {
 	// A flow that comes to move much goes where there is room.
 	k.worker().addFlow(f)
 	k.worker().young = append(k.worker().young, f)
+}
+
+// takeFrom finds what was offered to a socket of the container, as far as that is known: see take.
+func (k *kernelTCP) takeFrom(container netip.AddrPort) *kdial {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for key, d := range k.pending {
+		if key.container == container && d.offered {
+			delete(k.pending, key)
+			return d
+		}
+	}
+	return nil
 }
 
 // take finds what was offered as key. Two connections from one port of the container to different destinations become one
