@@ -172,6 +172,7 @@ func synFrame(src, dst string, port uint16) []byte {
 	p := make([]byte, ipHdrLen(a)+20)
 	n := putIP(p, a, b, protoTCP, 20)
 	tcp := p[n:]
+	tcp[0], tcp[1] = 4444>>8, 4444&0xff
 	tcp[2], tcp[3] = byte(port>>8), byte(port)
 	tcp[12], tcp[13] = 5<<4, 2
 	return p
