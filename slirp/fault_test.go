@@ -20,16 +20,7 @@ import (
 // machine's, which nobody here may change.
 func TestUntrackableConnectionTimesOut(t *testing.T) {
 	s := startSpace(t, loopbackAllowed)
-	if s.redirect == nil {
-		t.Skip("no nftables with NAT for this user")
-	}
-	n, err := New(loopbackAllowed, s.tun, testLog(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.UseKernel(s.redirect); err != nil {
-		t.Fatal(err)
-	}
+	n := useKernel(t, s)
 	n.kernel.offerFor = 2 * time.Second
 	s.serve(n)
 	s.run(t, "drop")

@@ -179,9 +179,9 @@ func socketBoundToTheTUN(t *testing.T, s *space) {
 	}
 }
 
-// Root of the container may take away more than the rules.
-func TestConnectionsThatTheKernelDoesNotTakeAreTheStacks(t *testing.T) {
-	s := startSpace(t, loopbackAllowed)
+// useKernel is the network of a space with the driver kernel, not served yet.
+func useKernel(t *testing.T, s *space) *Network {
+	t.Helper()
 	if s.redirect == nil {
 		t.Skip("no nftables with NAT for this user")
 	}
@@ -192,6 +192,13 @@ func TestConnectionsThatTheKernelDoesNotTakeAreTheStacks(t *testing.T) {
 	if err := n.UseKernel(s.redirect); err != nil {
 		t.Fatal(err)
 	}
+	return n
+}
+
+// Root of the container may take away more than the rules.
+func TestConnectionsThatTheKernelDoesNotTakeAreTheStacks(t *testing.T) {
+	s := startSpace(t, loopbackAllowed)
+	n := useKernel(t, s)
 	fell := make(chan string, 1)
 	n.OnFallback(func(driver, _ string) { fell <- driver })
 	s.serve(n)
@@ -232,16 +239,7 @@ func TestConnectionsThatTheKernelDoesNotTakeAreTheStacks(t *testing.T) {
 func TestRemovedRulesMeanTheNextDriver(t *testing.T) {
 	// An older kernel, whose tables have no owner.
 	s := startSpace(t, loopbackAllowed, "unowned")
-	if s.redirect == nil {
-		t.Skip("no nftables with NAT for this user")
-	}
-	n, err := New(loopbackAllowed, s.tun, testLog(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := n.UseKernel(s.redirect); err != nil {
-		t.Fatal(err)
-	}
+	n := useKernel(t, s)
 	fell := make(chan string, 1)
 	n.OnFallback(func(driver, _ string) { fell <- driver })
 	s.serve(n)

@@ -30,18 +30,10 @@ func helper(run func(*handoff.Conn) error) {
 		if errors.Is(err, io.EOF) {
 			os.Exit(0) // the monitor is gone, and the container with it
 		}
-		_ = parent.Send(KindFailed, stage.Failed{Error: err.Error(), Hint: hintOf(err), Code: 125})
+		_ = parent.Send(KindFailed, stage.Failure(err))
 		os.Exit(125)
 	}
 	os.Exit(0)
-}
-
-func hintOf(err error) string {
-	var h interface{ Hint() string }
-	if errors.As(err, &h) {
-		return h.Hint()
-	}
-	return ""
 }
 
 func networkStage(parent *handoff.Conn) error {

@@ -32,7 +32,7 @@ func publishMore(parent *handoff.Conn, n *slirp.Network) {
 			err = n.Unpublish(ports)
 		}
 		if err != nil {
-			kind, answer = KindFailed, stage.Failed{Error: err.Error(), Hint: hintOf(err), Code: 125}
+			kind, answer = KindFailed, stage.Failure(err)
 		}
 		if parent.Send(kind, answer) != nil {
 			return
