@@ -111,6 +111,21 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// What a container says at once, before the command is through with its start, must not pass a
+// terminal that still edits lines: it would end its lines with two carriage returns.
+func TestTerminalIsRawBeforeTheFirstOutput(t *testing.T) {
+	for range 10 {
+		term := openTerminal(t, harness.RunArgs("-it", "--", "echo", "first")...)
+		if code := term.status(); code != 0 {
+			t.Errorf("status %d", code)
+		}
+		<-term.eof
+		if out := term.seen(); out != "first\n" {
+			t.Fatalf("%q, want one carriage return in front of the newline", out)
+		}
+	}
+}
+
 func TestTerminalResize(t *testing.T) {
 	term := openTerminal(t, harness.RunArgs("-it", "--", "sh", "-c", `trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.05; done`)...)
 	term.expect("ready")

@@ -34,6 +34,11 @@ type streams struct {
 	copies sync.WaitGroup
 	raw    *term.State
 	left   chan struct{} // closed when the user has typed the detach keys
+	// connected is closed by connect, or at the end. Output for a terminal waits
+	// for it: until then, the terminal still edits lines and would write a carriage return more
+	// at the end of each than the container's own terminal has written.
+	connected    chan struct{}
+	letOutputOut func() // closes connected, once
 	// signals for the container are caught from before it starts: none may
 	// find the command without a handler once there is something to signal.
 	signals chan os.Signal
@@ -55,7 +60,8 @@ func (w wanted) wants(stream string) bool { return w.only == nil || slices.Conta
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 func newStreams(want wanted) (_ *streams, err error) {
-	s := &streams{want: want, left: make(chan struct{}), signals: make(chan os.Signal, 64)}
+	s := &streams{want: want, left: make(chan struct{}), connected: make(chan struct{}), signals: make(chan os.Signal, 64)}
+	s.letOutputOut = sync.OnceFunc(func() { close(s.connected) })
 	defer func() {
 		if err != nil {
 			s.close()
@@ -116,6 +122,7 @@ func (s *streams) output(f *os.File) (*os.File, error) {
 	go func() {
 		defer s.copies.Done()
 		defer r.Close()
+		<-s.connected
 		// The terminal may be gone; the container's output then goes nowhere.
 		_, _ = io.Copy(f, r)
 	}()
@@ -144,6 +151,7 @@ func (s *streams) donated() {
 }
 
 func (s *streams) close() {
+	s.letOutputOut()
 	s.donated()
 	if s.raw != nil {
 		_ = term.Restore(int(os.Stdin.Fd()), s.raw)
@@ -205,6 +213,7 @@ const drainTime = 2 * time.Second
 
 // drain waits until all output has been written.
 func (s *streams) drain() {
+	s.letOutputOut()
 	done := make(chan struct{})
 	go func() { s.copies.Wait(); close(done) }()
 	select {
@@ -236,6 +245,7 @@ func (s *streams) connect(session *launch.Session) error {
 			s.raw = old
 		}
 	}
+	s.letOutputOut()
 	if session.Master != nil {
 		s.copies.Add(1)
 		go func() {
