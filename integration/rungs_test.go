@@ -13,7 +13,8 @@ func TestRungs(t *testing.T) {
 	for _, c := range []struct{ without, notice, script, says string }{
 		{"proc", "the outer pid namespace", "[ $$ != 1 ] && echo shared", "shared"},
 		{"sys", "the container shares it", "[ -d /sys/kernel ] && echo there", "there"},
-		{"tun", "shares this machine's network", "[ ! -e /sys/class/net/tun0 ] && echo host", "host"},
+		{"tun", "a veth pair", "[ -e /sys/class/net/tun0-peer ] && echo veth", "veth"},
+		{"tun,veth", "shares this machine's network", "[ ! -e /sys/class/net/tun0 ] && echo host", "host"},
 		{"pivot", "without pivot_root", "ls -d /demo; ls -d /../demo; cd /proc/1/root && ls -d demo", "/demo\n/../demo\ndemo"},
 		{"proc,sys,tun", "outer /proc", "id -u", "0"},
 		{"proc,sys,tun,fuse,pivot", "without pivot_root", "id -u", "0"},
@@ -30,7 +31,7 @@ func TestRungs(t *testing.T) {
 
 func TestRungsAreRefusedWhereSomethingWasAskedFor(t *testing.T) {
 	harness.Run(t, "--without", "proc", "--pid", "private", "--", "true").Refused("--pid private", "masked")
-	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun, fuse, pivot, userns, mounts")
+	harness.Run(t, "--without", "air", "--", "true").Refused("--without air", "proc, sys, tun, veth, fuse, pivot, userns, mounts")
 }
 
 func TestRungsDetached(t *testing.T) {

@@ -43,6 +43,9 @@ func (p PortMapping) protocol() string {
 // Config describes the network of one container. It is a plain value that travels as JSON between
 // processes; the zero value of each field means its default.
 type Config struct {
+	// NoTUN has a packet socket on a veth pair instead of a TUN, for where there is no /dev/net/tun.
+	NoTUN bool `json:"noTUN,omitempty"`
+
 	// MTU of the TUN device in bytes, 1500.
 	MTU int `json:"mtu,omitempty"`
 

@@ -25,14 +25,23 @@ func AwaitTraffic(tun *os.File) ([]byte, error) {
 	}
 	file := os.NewFile(uintptr(fd), "tun")
 	defer file.Close()
-	frame := make([]byte, vnetHdrLen+headSize+tailSize)
+	frame := make([]byte, vnetHdrLen+etherHdrLen+headSize+tailSize)
+	ether := isPacketSocket(fd)
 	for {
 		n, err := file.Read(frame)
-		if errors.Is(err, unix.EBADFD) {
+		switch {
+		case errors.Is(err, unix.EBADFD), errors.Is(err, unix.ENETDOWN) && packetDeviceGone(fd):
 			return nil, io.EOF
-		}
-		if err != nil {
+		case errors.Is(err, unix.ENETDOWN):
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("read tun: %w", err)
+		}
+		if ether {
+			if n <= vnetHdrLen+etherHdrLen || !stripEther(frame) {
+				continue
+			}
+			n = vnetHdrLen + copy(frame[vnetHdrLen:], frame[vnetHdrLen+etherHdrLen:n])
 		}
 		if n > vnetHdrLen && !chatter(frame[vnetHdrLen:n]) {
 			return frame[:n], nil
@@ -65,8 +74,8 @@ func (l *link) replay(r *packetReader, frame []byte) {
 	if len(frame) <= vnetHdrLen || len(frame) > vnetHdrLen+headSize+tailSize {
 		return
 	}
-	r.iovecs() // makes the buffers
-	rest := frame[copy(r.vnet[:], frame):]
+	r.iovecs(vnetHdrLen) // makes the buffers
+	rest := frame[copy(r.vnet[:vnetHdrLen], frame):]
 	copy(r.tail.AsSlice(), rest[copy(r.head.AsSlice(), rest):])
 	l.receive(r, len(rest))
 }

@@ -223,12 +223,10 @@ func newDriverSpace(t testing.TB, cfg Config, driver string) *space {
 	return s
 }
 
-// eachDriver runs a test on every driver that carries TCP in this process.
+// eachDriver runs a test on every driver that carries TCP in this process, on either link.
 func eachDriver(t *testing.T, cfg Config, test func(*testing.T, *space)) {
 	t.Helper()
-	for _, driver := range []string{DriverKernel, DriverNetstack} {
-		t.Run(driver, func(t *testing.T) { test(t, newDriverSpace(t, cfg, driver)) })
-	}
+	withEachDriver(t, func(t *testing.T, make spaceMaker) { test(t, make(t, cfg)) })
 }
 
 // spaceMaker is newSpace with a driver chosen.
@@ -237,10 +235,15 @@ type spaceMaker func(testing.TB, Config) *space
 // withEachDriver is eachDriver for a test that makes its spaces itself.
 func withEachDriver(t *testing.T, test func(*testing.T, spaceMaker)) {
 	t.Helper()
-	for _, driver := range []string{DriverKernel, DriverNetstack} {
-		t.Run(driver, func(t *testing.T) {
-			test(t, func(t testing.TB, cfg Config) *space { return newDriverSpace(t, cfg, driver) })
-		})
+	for _, link := range []string{"", " on a veth pair"} {
+		for _, driver := range []string{DriverKernel, DriverNetstack} {
+			t.Run(driver+link, func(t *testing.T) {
+				test(t, func(t testing.TB, cfg Config) *space {
+					cfg.NoTUN = link != ""
+					return newDriverSpace(t, cfg, driver)
+				})
+			})
+		}
 	}
 }
 

@@ -99,10 +99,9 @@ func prepareOnThread(cfg Config, tun *os.File, owned bool) (*Redirect, error) {
 
 func prepareKernel(cfg Config, tun *os.File, owned bool) (_ *Redirect, maker int, err error) {
 	maker = -1
-	// TUNGETDEVNETNS (Linux 5.7) wants CAP_NET_ADMIN over the namespace that it opens.
-	ns, err := unix.IoctlRetInt(int(tun.Fd()), unix.TUNGETDEVNETNS)
+	ns, err := linkNamespace(int(tun.Fd()))
 	if err != nil {
-		return nil, -1, fmt.Errorf("find the tun's network namespace: %w", err)
+		return nil, -1, err
 	}
 	err = unix.Setns(ns, unix.CLONE_NEWNET)
 	if err := errors.Join(err, unix.Close(ns)); err != nil {

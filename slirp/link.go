@@ -32,6 +32,9 @@ type link struct {
 	file *os.File
 	raw  syscall.RawConn
 	mtu  uint32
+	// ether: it is a packet socket, whose frames have an Ethernet header after the vnet header.
+	ether      bool
+	fragmentID atomic.Uint32
 	// inspect sees each packet from the container first, with its vnet header and first bytes; true means that it is done with.
 	inspect func(vnet, head []byte, total int) bool
 
@@ -69,7 +72,7 @@ func newLink(tun *os.File, mtu int) (*link, error) {
 	if err := tun.Close(); err != nil {
 		return nil, errors.Join(fmt.Errorf("close tun: %w", err), file.Close())
 	}
-	return &link{file: file, raw: raw, mtu: uint32(mtu), syns: make(chan *stack.PacketBuffer, 256)}, nil
+	return &link{file: file, raw: raw, mtu: uint32(mtu), ether: isPacketSocket(fd), syns: make(chan *stack.PacketBuffer, 256)}, nil
 }
 
 func (l *link) MTU() uint32                             { return l.mtu }
@@ -150,7 +153,7 @@ func (l *link) synLoop(done <-chan struct{}) {
 
 func (l *link) write(pkt *stack.PacketBuffer) tcpip.Error {
 	var hdrBuf [vnetHdrLen]byte
-	txHeader(pkt).put(hdrBuf[:])
+	l.txHeader(pkt).put(hdrBuf[:])
 	var iovArr [8]unix.Iovec
 	iov := append(iovArr[:0], iovec(hdrBuf[:]))
 	views, off := pkt.AsViewList()
@@ -170,7 +173,7 @@ func (l *link) write(pkt *stack.PacketBuffer) tcpip.Error {
 }
 
 // txHeader says what is left to the kernel: the checksum of TCP data, and cutting it into segments.
-func txHeader(pkt *stack.PacketBuffer) vnetHdr {
+func (l *link) txHeader(pkt *stack.PacketBuffer) vnetHdr {
 	var h vnetHdr
 	if pkt.GSOOptions.Type == stack.GSONone || !pkt.GSOOptions.NeedsCsum {
 		return h
@@ -179,8 +182,12 @@ func txHeader(pkt *stack.PacketBuffer) vnetHdr {
 	h.flags = vnetNeedsCsum
 	h.csumStart = pkt.GSOOptions.L3HdrLen
 	h.csumOffset = pkt.GSOOptions.CsumOffset
-	if pkt.Data().Size() > int(pkt.GSOOptions.MSS) {
-		h.gsoSize = pkt.GSOOptions.MSS
+	mss := pkt.GSOOptions.MSS
+	if l.ether {
+		mss = min(mss, vethMSS)
+	}
+	if pkt.Data().Size() > int(mss) {
+		h.gsoSize = mss
 		h.gsoType = gsoTCPv4
 		if pkt.GSOOptions.Type == stack.GSOTCPv6 {
 			h.gsoType = gsoTCPv6
@@ -191,6 +198,15 @@ func txHeader(pkt *stack.PacketBuffer) vnetHdr {
 
 // writeFrame sends one whole frame, vnet header included.
 func (l *link) writeFrame(frame []byte) error {
+	if l.ether && len(frame)-vnetHdrLen > int(l.mtu) && frame[vnetGSOType] == gsoNone {
+		// A TUN takes packets of any size.
+		var errs []error
+		for _, f := range inFragments(frame, int(l.mtu), l.fragmentID.Add(1)) {
+			_, err := l.writev([]unix.Iovec{iovec(f)})
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}
 	_, err := l.writev([]unix.Iovec{iovec(frame)})
 	return err
 }
@@ -200,6 +216,10 @@ func (l *link) writeFrame(frame []byte) error {
 func (l *link) writev(iov []unix.Iovec) (int, error) {
 	var n int
 	var errno syscall.Errno
+	if l.ether {
+		var head [vnetHdrLen + etherHdrLen]byte
+		iov = etherFrame(iov, &head)
+	}
 	err := l.raw.Control(func(fd uintptr) {
 		r, _, e := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 		n, errno = int(r), e
@@ -257,19 +277,25 @@ func (l *link) readLoop(polled *os.File) error {
 
 // readPacket reads and handles one packet. The error is EAGAIN if there is none, io.EOF if the device is gone.
 func (l *link) readPacket(r *packetReader, fd uintptr) error {
-	iov := r.iovecs()
+	prefix := vnetHdrLen
+	if l.ether {
+		prefix += etherHdrLen
+	}
+	iov := r.iovecs(prefix)
 	n, _, errno := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
 	switch {
 	case errno == unix.EINTR:
 		return nil
 	case errno == unix.EAGAIN:
 		return errno
-	case errno == unix.EBADFD || errno == 0 && n == 0:
+	case errno == unix.EBADFD || errno == 0 && n == 0 || errno == unix.ENETDOWN && packetDeviceGone(int(fd)):
 		return io.EOF
+	case errno == unix.ENETDOWN: // said once
+		return nil
 	case errno != 0:
 		return fmt.Errorf("read tun: %w", errno)
-	case n > vnetHdrLen:
-		l.receive(r, int(n)-vnetHdrLen)
+	case int(n) > prefix && (!l.ether || stripEther(r.vnet[:])):
+		l.receive(r, int(n)-prefix)
 	}
 	return nil
 }
@@ -280,7 +306,7 @@ func (l *link) receive(r *packetReader, n int) {
 	if n > headSize && needsWhole(head) {
 		whole = append(append(make([]byte, 0, n), head...), r.tail.AsSlice()[:n-headSize]...)
 	}
-	if l.inspect(r.vnet[:], whole, n) {
+	if l.inspect(r.vnet[:vnetHdrLen], whole, n) {
 		return
 	}
 	d := l.dispatch()
@@ -308,20 +334,20 @@ func needsWhole(head []byte) bool {
 
 // packetReader holds the buffers of the next packet: head, which the packet takes with it, and tail.
 type packetReader struct {
-	vnet [vnetHdrLen]byte
+	vnet [vnetHdrLen + etherHdrLen]byte // what comes before the packet
 	head *buffer.View
 	tail *buffer.View
 	iov  [3]unix.Iovec
 }
 
-func (r *packetReader) iovecs() *[3]unix.Iovec {
+func (r *packetReader) iovecs(prefix int) *[3]unix.Iovec {
 	if r.head == nil {
 		r.head = buffer.NewViewSize(headSize)
 	}
 	if r.tail == nil {
 		r.tail = buffer.NewViewSize(tailSize)
 	}
-	r.iov = [3]unix.Iovec{iovec(r.vnet[:]), iovec(r.head.AsSlice()), iovec(r.tail.AsSlice())}
+	r.iov = [3]unix.Iovec{iovec(r.vnet[:prefix]), iovec(r.head.AsSlice()), iovec(r.tail.AsSlice())}
 	return &r.iov
 }
 

@@ -79,6 +79,18 @@ func (b *batch) linkUp(name string, index int32, mtu int) {
 	b.request("bring "+name+" up", unix.RTM_NEWLINK, 0, ifinfo(index, unix.IFF_UP, unix.IFF_UP), attrs...)
 }
 
+// veth makes a pair of devices without ARP, each with its address of vethMAC.
+func (b *batch) veth(name, peer string) {
+	const vethInfoPeer = 1 // VETH_INFO_PEER of linux/veth.h
+	attrs := func(name string) [][]byte {
+		return [][]byte{attr(unix.IFLA_IFNAME, []byte(name+"\x00")), attr(unix.IFLA_ADDRESS, vethMAC[name])}
+	}
+	info := ifinfo(0, unix.IFF_NOARP, unix.IFF_NOARP)
+	other := attr(vethInfoPeer, append([][]byte{info}, attrs(peer)...)...)
+	b.request("make "+name, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info,
+		append(attrs(name), attr(unix.IFLA_LINKINFO, attr(unix.IFLA_INFO_KIND, []byte("veth")), attr(unix.IFLA_INFO_DATA, other)))...)
+}
+
 // noLinkLocal stops the kernel from generating a link-local IPv6 address, and with it duplicate address
 // detection, router solicitations and multicast reports that nobody on a point-to-point TUN answers. It
 // must come before the link is up: addresses are generated on the way up (net/ipv6/addrconf.c).

@@ -66,11 +66,11 @@ var (
 // makeWorld gives the namespace its routes. Behind a TUN that nobody reads all packets are lost.
 func makeWorld(t *testing.T) {
 	t.Helper()
-	fd, err := openTUN("/dev/net/tun", "silent0")
+	tun, err := openTUN("/dev/net/tun", "silent0")
 	if err != nil {
 		t.Skipf("no /dev/net/tun: %v", err)
 	}
-	t.Cleanup(func() { unix.Close(fd) })
+	t.Cleanup(func() { tun.Close() })
 	index, err := linkIndex("silent0")
 	if err != nil {
 		t.Fatal(err)

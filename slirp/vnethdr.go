@@ -17,7 +17,8 @@ type vnetHdr struct {
 }
 
 const (
-	vnetHdrLen = 10
+	vnetHdrLen  = 10
+	vnetGSOType = 1 // where gsoType is
 
 	vnetNeedsCsum = 1
 	gsoNone       = 0

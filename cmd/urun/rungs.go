@@ -17,5 +17,5 @@ func (a *App) rungs(m userns.Map, without []string) (spec.Rungs, error) {
 	if err != nil {
 		return spec.Rungs{}, err
 	}
-	return spec.Rungs{NoProc: lacks[ladder.Proc], NoSys: lacks[ladder.Sys], NoTUN: lacks[ladder.TUN], NoFuse: lacks[ladder.Fuse], NoPivot: lacks[ladder.Pivot], NoUserNS: lacks[ladder.UserNS], NoMounts: lacks[ladder.Mounts]}, nil
+	return spec.Rungs{NoProc: lacks[ladder.Proc], NoSys: lacks[ladder.Sys], NoTUN: lacks[ladder.TUN], NoVeth: lacks[ladder.Veth], NoFuse: lacks[ladder.Fuse], NoPivot: lacks[ladder.Pivot], NoUserNS: lacks[ladder.UserNS], NoMounts: lacks[ladder.Mounts]}, nil
 }

@@ -360,7 +360,11 @@ func Network(o *Observation) Finding {
 		return Finding{Status: Degraded, Detail: "containers share this job's network, and publish no ports"}
 	}
 	if o.Devices["/dev/net/tun"] != nil {
-		f := o.device("/dev/net/tun", "containers share this machine's network, and publish no ports")
+		effect := "a veth pair and a packet socket take its place"
+		if t := o.Trials[TrialVeth]; t.Failed() {
+			effect = "containers share this machine's network, and publish no ports (in its place: " + t.Error + ")"
+		}
+		f := o.device("/dev/net/tun", effect)
 		f.Status = Degraded
 		return f
 	}

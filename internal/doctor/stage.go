@@ -38,6 +38,7 @@ const (
 	TrialFuse     = "fuse"
 	TrialOverlay  = "overlay"
 	TrialTUN      = "tun"
+	TrialVeth     = "veth"
 	TrialRedirect = "nftables redirect"
 	TrialSeccomp  = "seccomp"
 	TrialXattr    = "user xattr"
@@ -92,6 +93,7 @@ func attempt(scratch string) map[string]Trial {
 		{TrialXattr, func() error { return xattr(scratch) }},
 		{TrialOverlay, func() error { return overlay(scratch) }},
 		{TrialTUN, tun},
+		{TrialVeth, veth},
 		{TrialRedirect, redirect},
 		{TrialSeccomp, seccompFilter},
 		// Last: it changes this thread's root.
@@ -232,18 +234,39 @@ func tun() error {
 	return nil
 }
 
-// redirect tries the network's best driver, in the network namespace of this thread.
-func redirect() error {
-	dev, err := slirp.Configure(slirp.Config{})
+// veth tries what takes a TUN's place.
+func veth() error {
+	dev, _, err := network(slirp.Config{NoTUN: true})
 	if err != nil {
-		return errNotTried // the attempt before says why
+		return err
+	}
+	return dev.Close()
+}
+
+// redirect tries the network's best driver, on a TUN or what takes its place.
+func redirect() error {
+	dev, cfg, err := network(slirp.Config{})
+	if err != nil {
+		dev, cfg, err = network(slirp.Config{NoTUN: true})
+	}
+	if err != nil {
+		return errNotTried // the attempts before say why
 	}
 	defer dev.Close()
-	r, err := slirp.PrepareKernel(slirp.Config{}, dev)
+	r, err := slirp.PrepareKernel(cfg, dev)
 	if err != nil {
 		return err
 	}
 	return r.Close()
+}
+
+// network sets up a container's network, in a new network namespace, which is this thread's from then on.
+func network(cfg slirp.Config) (*os.File, slirp.Config, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return nil, cfg, errNotTried // the attempt at the namespace says why
+	}
+	dev, err := slirp.Configure(cfg)
+	return dev, cfg, err
 }
 
 // seccompFilter asks whether filters can be had, without installing one.

@@ -53,7 +53,9 @@ func cacheKey(o Options, m mounts) string {
 	if err != nil {
 		ns = err.Error()
 	}
-	sum := sha256.Sum256([]byte(strings.Join(append(m.lines, string(boot), ns, o.Map.String()), "\x00")))
+	// The first is the number of the list of attempts, for what an older urun has kept.
+	const attempts = "2"
+	sum := sha256.Sum256([]byte(strings.Join(append(m.lines, attempts, string(boot), ns, o.Map.String()), "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 

@@ -5,7 +5,7 @@
 //
 // On an ordinary machine the question is answered by looking (two devices, and what is mounted
 // below /proc and /sys), in less than a tenth of a millisecond. Where that looks as if this were the
-// inside of another container, the attempt decides: package doctor makes it in a
+// inside of another container, or there is no TUN, the attempt decides: package doctor makes it in a
 // namespace, and its results are kept until the machine or the container around us is another one.
 package ladder
 
@@ -28,7 +28,8 @@ import (
 const (
 	Proc = "proc" // a /proc of its own, and with it a pid namespace
 	Sys  = "sys"  // a /sys of its own
-	TUN  = "tun"  // a network of its own
+	TUN  = "tun"  // the device that its network goes by
+	Veth = "veth" // what takes that device's place, and with both a network of its own
 	Fuse = "fuse" // an image that is served
 
 	Pivot  = "pivot"  // pivot_root(2); init finds out by itself whether it can be had
@@ -37,7 +38,7 @@ const (
 )
 
 // Things lists all of them.
-func Things() []string { return []string{Proc, Sys, TUN, Fuse, Pivot, UserNS, Mounts} }
+func Things() []string { return []string{Proc, Sys, TUN, Veth, Fuse, Pivot, UserNS, Mounts} }
 
 // WithoutUserNS says whether containers are to do without a user namespace, with the reason: where none can be
 // had, or that is asked for. Only root can: everybody else gets the error of making one.
@@ -91,12 +92,19 @@ func Assess(ctx context.Context, o Options) (Lacks, error) {
 		return l, nil // nothing else matters
 	}
 	mounts := readMounts()
-	if mounts.plain("/proc", "proc", emptyBelowProc) && mounts.plain("/sys", "sysfs", emptyBelowSys) {
+	plain := mounts.plain("/proc", "proc", emptyBelowProc) && mounts.plain("/sys", "sysfs", emptyBelowSys)
+	if plain && !l[TUN] {
 		return l, nil
 	}
 	trials, err := attempts(ctx, o, mounts)
 	if err != nil {
 		return nil, err
+	}
+	if l[TUN] && trials[doctor.TrialVeth].Failed() {
+		l[Veth] = true
+	}
+	if plain {
+		return l, nil
 	}
 	for name, trial := range map[string]string{Proc: doctor.TrialProc, Sys: doctor.TrialSysfs, Fuse: doctor.TrialFuse} {
 		if t := trials[trial]; t.Errno == unix.EPERM {

@@ -12,7 +12,7 @@ import (
 
 // slirpConfig is the network's configuration.
 func slirpConfig(n spec.Network) (slirp.Config, error) {
-	cfg := slirp.Config{AllowHostLoopback: n.Slirp.AllowHostLoopback, NoIPv6: n.Slirp.NoIPv6, MTU: n.Slirp.MTU, Driver: n.Slirp.Driver}
+	cfg := slirp.Config{AllowHostLoopback: n.Slirp.AllowHostLoopback, NoIPv6: n.Slirp.NoIPv6, MTU: n.Slirp.MTU, Driver: n.Slirp.Driver, NoTUN: n.NoTUN}
 	if n.Slirp.CIDR.IsValid() {
 		var err error
 		if cfg.Address4, err = hostOf(n.Slirp.CIDR, 100); err != nil {

@@ -125,6 +125,8 @@ type Network struct {
 	// Attachments are the networks of Mode "bridge".
 	Attachments []Attachment
 	Slirp       Slirp
+	// NoTUN has a veth pair and a packet socket in the place of a TUN.
+	NoTUN bool
 
 	Ports      []Port
 	DNS        []netip.Addr

@@ -6,6 +6,7 @@ type Rungs struct {
 	NoProc bool // no new /proc can be mounted: parts of the outer one are masked
 	NoSys  bool // no new /sys
 	NoTUN  bool // no TUN device
+	NoVeth bool // and no veth pair with a packet socket in its place
 	NoFuse bool // no FUSE mount
 	// NoPivot has the container's root moved over the outer one.
 	NoPivot bool
@@ -29,10 +30,7 @@ func (b *builder) rungs() error {
 	if err := b.plain(r); err != nil {
 		return err
 	}
-	if r.NoTUN && b.opt.Network == "" && len(b.opt.Publish) == 0 && !b.opt.PublishAll {
-		b.c.Network.Mode = "host"
-		b.notice("there is no /dev/net/tun here: the container shares this machine's network")
-	}
+	b.withoutTUN(r)
 	if r.NoProc && b.c.Namespaces.PID.Mode == Private {
 		if b.opt.PID != "" {
 			return hint("leave out --pid, and the container shares the outer pid namespace",
@@ -45,6 +43,22 @@ func (b *builder) rungs() error {
 		b.notice("parts of the outer /sys are masked: the container shares it")
 	}
 	return nil
+}
+
+// withoutTUN takes what is there instead of a TUN. The programs of others (pasta, slirp4netns) know nothing else.
+func (b *builder) withoutTUN(r Rungs) {
+	n := &b.c.Network
+	switch {
+	case !r.NoTUN || n.Mode != "slirp":
+	case !r.NoVeth:
+		if n.Slirp.Driver != "pasta" && n.Slirp.Driver != "slirp4netns" {
+			n.NoTUN = true
+			b.notice("there is no /dev/net/tun here: a veth pair and a packet socket take its place")
+		}
+	case b.opt.Network == "" && len(b.opt.Publish) == 0 && !b.opt.PublishAll:
+		n.Mode = "host"
+		b.notice("there is no /dev/net/tun here: the container shares this machine's network")
+	}
 }
 
 // plain has the image as plain files where FUSE cannot serve it. That is said by who does it.

@@ -119,7 +119,7 @@ func (s *setup) openHost() error {
 		return fmt.Errorf("open /dev/null: %w", err)
 	}
 	s.null = os.NewFile(uintptr(fd), "/dev/null")
-	if s.Network == NetworkSlirp {
+	if s.Network == NetworkSlirp && !s.Slirp.NoTUN {
 		s.tunDev, err = openTUN()
 	}
 	return err
@@ -130,7 +130,7 @@ func openTUN() (*os.File, error) {
 	if err != nil {
 		return nil, &hintError{
 			fmt.Errorf("open /dev/net/tun: %w", err),
-			"without a TUN device there is no network of its own: try --network=host or --network=none, or have the administrator run: modprobe tun; chmod 666 /dev/net/tun",
+			"without a TUN device there is no such network: try --network=host or --network=none, or have the administrator run: modprobe tun; chmod 666 /dev/net/tun",
 		}
 	}
 	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil

@@ -55,7 +55,11 @@ func (s *server) needUplink() error {
 	err = s.thread.do(func() error {
 		var err error
 		if u.tun, err = slirp.Configure(cfg); err != nil {
-			return err
+			var other error
+			u.cfg.NoTUN = true
+			if u.tun, other = slirp.Configure(u.cfg); other != nil {
+				return errors.Join(err, other)
+			}
 		}
 		link, err := s.nl.LinkByName(uplinkName)
 		if err != nil {
