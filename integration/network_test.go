@@ -128,9 +128,37 @@ func TestNames(t *testing.T) {
 	}
 }
 
-func TestPublishedPort(t *testing.T) {
+func TestPublishedPort(t *testing.T) { publishedPort(t) }
+
+// Where there is no TUN the network is the same, in both directions, after another start too.
+func TestNetworkWithoutTUN(t *testing.T) {
+	noTUN := []string{"--without", "tun"}
+	publishedPort(t, noTUN...)
+	udp := udpServer(t)
+	for _, driver := range []string{"", ",driver=netstack"} {
+		run := func(script string) *harness.Result {
+			t.Helper()
+			return harness.Run(t, append(noTUN, "--network", toHost+driver, "--", "sh", "-c", script)...)
+		}
+		run(fmt.Sprintf("/probe connect 10.0.2.2:%d hello", listen(t))).Says("hello seen")
+		run(fmt.Sprintf("/probe datagram 10.0.2.2:%d hello", udp)).Says("seen hello")
+		run("/probe resolve localhost").Has("127.0.0.1")
+		if r := run("/probe connect 10.0.2.2:1 hello"); !strings.Contains(r.Stderr, "refused") {
+			t.Errorf("%s\nwant it to be refused", r)
+		}
+	}
+	name := detach(t, append(noTUN, "--network", toHost), "sleep", "1000")
+	for range 2 {
+		port := listen(t)
+		harness.Urun(t, "exec", name, "/probe", "connect", fmt.Sprintf("10.0.2.2:%d", port), "hello").Says("hello seen")
+		harness.Urun(t, "restart", "-t", "0", name).OK()
+	}
+}
+
+func publishedPort(t *testing.T, flags ...string) {
+	t.Helper()
 	port := freePort(t)
-	name := detach(t, []string{"-p", fmt.Sprintf("127.0.0.1:%d:7000", port)}, "sh", "-c", "while :; do /probe echo 0.0.0.0:7000; done")
+	name := detach(t, append(flags, "-p", fmt.Sprintf("127.0.0.1:%d:7000", port)), "sh", "-c", "while :; do /probe echo 0.0.0.0:7000; done")
 	var answer string
 	harness.Eventually(t, 10*time.Second, "the published port answers", func() bool {
 		out, err := exec.Command(harness.Probe, "connect", fmt.Sprintf("127.0.0.1:%d", port), "knock").Output()
@@ -158,6 +186,12 @@ func freePort(t *testing.T) int {
 }
 
 func TestUDP(t *testing.T) {
+	harness.Run(t, "--network", toHost, "--", "/probe", "datagram", fmt.Sprintf("10.0.2.2:%d", udpServer(t)), "hello").Says("seen hello")
+}
+
+// udpServer answers datagrams on a port of the host's loopback.
+func udpServer(t *testing.T) (port int) {
+	t.Helper()
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -175,6 +209,5 @@ func TestUDP(t *testing.T) {
 			}
 		}
 	}()
-	port := c.LocalAddr().(*net.UDPAddr).Port
-	harness.Run(t, "--network", toHost, "--", "/probe", "datagram", fmt.Sprintf("10.0.2.2:%d", port), "hello").Says("seen hello")
+	return c.LocalAddr().(*net.UDPAddr).Port
 }

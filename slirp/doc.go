@@ -1,5 +1,5 @@
 // Package slirp is the network of a container that needs no privilege: a process in the host's network namespace, joined to the
-// container by a TUN device, that makes the container's connections its own.
+// container by a TUN device, that makes the container's connections its own. Where there is no TUN, a packet socket is one (veth.go).
 //
 // # Two drivers
 //
