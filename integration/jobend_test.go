@@ -20,8 +20,17 @@ import (
 // A batch system ends a job by signals to the processes that came of its shell. What urun has put beside them, which are in
 // sessions of their own, ends by itself: processes, image servers, mounts, and the containers' directories.
 func TestNothingIsLeftOfAJobThatIsEnded(t *testing.T) {
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		t.Run(unix.SignalName(sig), func(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		sig  unix.Signal
+		to   int // the shell's pid times this
+	}{
+		{"SIGTERM", unix.SIGTERM, -1},
+		{"SIGKILL", unix.SIGKILL, -1},
+		{"SIGTERM to the shell alone", unix.SIGTERM, 1},
+		{"SIGKILL to the shell alone", unix.SIGKILL, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			store := ownStore(t)
 			before := stages(t)
 			step(t, 3)
@@ -29,12 +38,12 @@ func TestNothingIsLeftOfAJobThatIsEnded(t *testing.T) {
 			job := startJob(t, meet)
 			harness.Eventually(t, time.Minute, "all ranks and the container run", func() bool {
 				up, err := filepath.Glob(filepath.Join(meet, "up-*"))
-				return err == nil && len(up) == 4
+				return err == nil && len(up) == 5
 			})
 			if len(stages(t)) == len(before) {
 				t.Fatal("no process of urun's is seen: this test would find nothing")
 			}
-			if err := unix.Kill(-job.Process.Pid, sig); err != nil {
+			if err := unix.Kill(c.to*job.Process.Pid, c.sig); err != nil {
 				t.Fatal(err)
 			}
 			_ = job.Wait() // it was killed
@@ -69,12 +78,13 @@ func sleep(meet string) string {
 	return strconv.Itoa(1000000 + n)
 }
 
-// startJob starts a job's shell, which has three ranks and another container in the background.
+// startJob starts a job's shell, which has three ranks and another container as children, and one that is detached.
 func startJob(t *testing.T, meet string) *exec.Cmd {
 	t.Helper()
 	command := fmt.Sprintf(`trap 'exit 1' TERM; : >%s/up-$0; sleep %s & wait`, meet, sleep(meet))
 	script := `for i in 0 1 2; do "$URUN" run --rm --hpc --join --bind "$MEET" "$IMAGE" sh -c "$COMMAND" $i & done
-"$URUN" run --rm --bind "$MEET" "$IMAGE" sh -c "$COMMAND" alone & wait`
+"$URUN" run --rm --bind "$MEET" "$IMAGE" sh -c "$COMMAND" alone &
+"$URUN" run -d --rm --bind "$MEET" "$IMAGE" sh -c "$COMMAND" detached; wait`
 	cmd := exec.Command("sh", "-c", script)
 	cmd.Env = append(os.Environ(), "URUN="+harness.Binary, "MEET="+meet, "IMAGE="+harness.DemoImage, "COMMAND="+command)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

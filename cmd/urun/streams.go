@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/launch"
 	"github.com/urun-dev/urun/internal/monitor"
 )
@@ -191,6 +192,14 @@ func (s *streams) attach(app *App, session *launch.Session, begun func()) error 
 		err := session.Detach()
 		s.close()
 		return err
+	case <-jobEnd():
+		// As the batch system would end this command, if it were to look for it: the container has a moment, and ends with the command.
+		err := errors.Join(errors.New("the batch job's shell is gone, and the container ends with it"), session.Signal(unix.SIGTERM))
+		select {
+		case <-ended:
+		case <-time.After(jobGrace):
+		}
+		return errors.Join(err, session.Leave())
 	case e := <-ended:
 		exited, err = e.exited, e.err
 	}
@@ -206,6 +215,24 @@ func (s *streams) attach(app *App, session *launch.Session, begun func()) error 
 		return err
 	}
 	return status(app, exited)
+}
+
+// jobGrace is what a container has to end by itself when its job has.
+const jobGrace = 5 * time.Second
+
+// jobEnd is closed when the shell of this process's batch job ends, if it is in a job.
+func jobEnd() <-chan struct{} {
+	shell := batch.Shell(os.Getenv)
+	if shell.PID == 0 {
+		return nil
+	}
+	gone := make(chan struct{})
+	go func() {
+		if shell.Await() == nil {
+			close(gone)
+		}
+	}()
+	return gone
 }
 
 // drainTime bounds the wait for output after the container's end.

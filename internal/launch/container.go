@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
+	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/events"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/jsonlog"
@@ -243,8 +244,13 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	var shell state.Process
+	if p.Ranks == nil { // else it ends with the last of them
+		shell = batch.Shell(os.Getenv)
+	}
 	return &monitor.Request{
 		StateRoot: p.StateRoot,
+		Job:       shell,
 		Record:    handle.Record,
 		Outside:   outside,
 		Image:     p.Image,

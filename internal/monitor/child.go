@@ -24,6 +24,7 @@ const (
 	fromTUN     source = "the TUN"
 	fromCgroup  source = "the cgroup"
 	fromBridges source = "the bridges"
+	fromJob     source = "the batch job"
 )
 
 // event is a message, the end of a channel (neither msg nor ended), the end of

@@ -184,6 +184,7 @@ func (c *container) start() error {
 func (c *container) wait() {
 	c.watchMemory()
 	c.awaitRanks()
+	c.watchJob()
 	for {
 		e := <-c.events
 		switch {
@@ -207,6 +208,8 @@ func (c *container) wait() {
 			c.fromTUN(e)
 		case e.from == fromCgroup:
 			c.noteOOM()
+		case e.from == fromJob:
+			c.endWithJob()
 		case e.from == fromNetwork && e.kind() == KindDriver:
 			c.driverChanged(e)
 		case e.from == fromNetwork && e.ended:

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/internal/handoff"
+	"github.com/urun-dev/urun/internal/state"
 )
 
 // Ranks of a parallel program that one launcher starts on a node can share a container:
@@ -23,6 +24,12 @@ import (
 type Ranks struct {
 	// Count is how many ranks are to come; 0: not known, the container ends with the last that is there.
 	Count int `json:"count,omitempty"`
+}
+
+// Rank is one that comes; a pidfd of its process goes with it.
+type Rank struct {
+	// Job is the shell of the batch job that it belongs to, with which it ends.
+	Job state.Process `json:"job,omitzero"`
 }
 
 // RankTicket is the answer to who joins. Its files are a pidfd of the container's init and its user
@@ -45,6 +52,10 @@ type attendance struct {
 func (c *container) admit(conn *handoff.Conn, m *handoff.Message) error {
 	if len(m.Files) != 1 {
 		return fmt.Errorf("join: got %d files", len(m.Files))
+	}
+	var rank Rank
+	if err := m.Decode(&rank); err != nil {
+		return err
 	}
 	process := m.Files[0]
 	m.Files = nil
@@ -75,9 +86,32 @@ func (c *container) admit(conn *handoff.Conn, m *handoff.Message) error {
 	}
 	// The rank is there until its process ends, whatever it makes of the answer.
 	err = conn.Send(KindTicket, RankTicket{Config: c.Init, Namespaces: flags}, pidfd, user)
-	err = errors.Join(err, awaitEnd(process))
+	if rank.Job.PID != 0 {
+		go endRankWithJob(process, rank.Job)
+	}
+	err = errors.Join(err, state.AwaitEnd(process))
 	c.events <- event{do: c.rankLeft, answer: make(chan error, 1)}
 	return err
+}
+
+// rankGrace is what a rank has to end by itself when its job has.
+const rankGrace = 5 * time.Second
+
+// endRankWithJob ends a rank whose batch job's shell is gone, unless that is so because both end.
+func endRankWithJob(process *os.File, job state.Process) {
+	if job.Await() != nil {
+		return
+	}
+	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		raw, err := process.SyscallConn()
+		if err != nil {
+			return // closed: it has ended
+		}
+		if raw.Control(func(fd uintptr) { err = unix.PidfdSendSignal(int(fd), sig, nil, 0) }) != nil || err != nil {
+			return
+		}
+		time.Sleep(rankGrace)
+	}
 }
 
 func (c *container) rankCame() error {

@@ -64,6 +64,8 @@ type Request struct {
 	OpenStdin bool         `json:"openStdin,omitempty"`
 	Log       Log          `json:"log"`
 	Health    *HealthCheck `json:"health,omitempty"`
+	// Job is the shell of the batch job that the container belongs to, if it does: in the background, it ends with that.
+	Job state.Process `json:"job,omitzero"`
 	// Ranks: the container is one of ranks, which join it.
 	Ranks *Ranks `json:"ranks,omitempty"`
 	// Again says that the container has been there before this start: a start

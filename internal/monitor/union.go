@@ -12,6 +12,7 @@ import (
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/holder"
 	"github.com/urun-dev/urun/internal/stage"
+	"github.com/urun-dev/urun/internal/state"
 	"github.com/urun-dev/urun/internal/thrift"
 )
 
@@ -123,31 +124,9 @@ func (c *container) mountImage() error {
 // watchServer makes an event of the end of a server that is nobody's child here.
 func (c *container) watchServer(process *os.File) {
 	defer process.Close()
-	if awaitEnd(process) == nil { // else the container's own failing reads tell it
+	if state.AwaitEnd(process) == nil { // else the container's own failing reads tell it
 		c.events <- event{from: fromServer, ended: true}
 	}
-}
-
-// awaitEnd waits for the end of the process of a pidfd, as one waits for a socket: without
-// a thread of its own.
-func awaitEnd(process *os.File) error {
-	fd, err := unix.FcntlInt(process.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		return fmt.Errorf("wait for a process: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "process")
-	defer f.Close()
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("wait for a process: %w", err)
-	}
-	return raw.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
-	})
 }
 
 // hintError is an error with a known cure.

@@ -26,7 +26,11 @@ func ProcessOf(pid int) (Process, error) {
 	if err != nil {
 		return Process{}, fmt.Errorf("process %d: start time: %w", pid, err)
 	}
-	return Process{PID: pid, Start: start}, nil
+	parent, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return Process{}, fmt.Errorf("process %d: parent: %w", pid, err)
+	}
+	return Process{PID: pid, Start: start, Parent: parent}, nil
 }
 
 // Open returns a pidfd of the process, or nil when it is gone.
@@ -48,6 +52,38 @@ func (p Process) Open() (*os.File, error) {
 		return nil, f.Close()
 	}
 	return f, nil
+}
+
+// Await returns when the process has ended.
+func (p Process) Await() error {
+	f, err := p.Open()
+	if f == nil {
+		return err
+	}
+	defer f.Close()
+	return AwaitEnd(f)
+}
+
+// AwaitEnd waits for the end of the process of a pidfd, as one waits for a socket: without
+// a thread of its own.
+func AwaitEnd(pidfd *os.File) error {
+	fd, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return fmt.Errorf("wait for a process: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "process")
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("wait for a process: %w", err)
+	}
+	return raw.Read(func(fd uintptr) bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	})
 }
 
 // Signal sends a signal to the process. It returns os.ErrProcessDone when it
