@@ -125,7 +125,8 @@ func createScope(ctx context.Context, h hierarchy, m *manager, o Options) (*Scop
 	}
 	s := &Scope{dir: dir, h: h}
 	if err := s.populate(o); err != nil {
-		return nil, undo(errors.Join(err, removeTree(filepath.Join(dir, payloadLeaf))))
+		// If they have ended, systemd may have been removing the directory just when there was a leaf in it again, and has let go of it.
+		return nil, undo(errors.Join(err, s.Remove()))
 	}
 	return s, nil
 }
