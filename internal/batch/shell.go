@@ -33,7 +33,9 @@ func Shell(env Lookup) state.Process {
 		if shell = p; !named {
 			break
 		}
-		pid = p.Parent
+		if pid, err = state.ParentOf(pid); err != nil {
+			break
+		}
 	}
 	return shell
 }

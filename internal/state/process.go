@@ -12,25 +12,34 @@ import (
 
 // ProcessOf describes a running process.
 func ProcessOf(pid int) (Process, error) {
+	start, err := stat(pid, 22)
+	return Process{PID: pid, Start: start}, err
+}
+
+// ParentOf returns the pid of a running process's parent.
+func ParentOf(pid int) (int, error) {
+	parent, err := stat(pid, 4)
+	return int(parent), err
+}
+
+// stat reads a number of /proc/PID/stat; the fields are numbered as in proc_pid_stat(5).
+func stat(pid, field int) (uint64, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return Process{}, fmt.Errorf("process %d: %w", pid, err)
+		return 0, fmt.Errorf("process %d: %w", pid, err)
 	}
-	// The command's name, in parentheses, may hold anything (proc_pid_stat(5)).
+	// The command's name, in parentheses, is the second and may hold anything.
+	const first = 3
 	_, rest, ok := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')'):]), ") ")
 	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return Process{}, fmt.Errorf("process %d: unknown format of stat", pid)
+	if !ok || len(fields) <= field-first {
+		return 0, fmt.Errorf("process %d: unknown format of stat", pid)
 	}
-	start, err := strconv.ParseUint(fields[19], 10, 64)
+	n, err := strconv.ParseUint(fields[field-first], 10, 64)
 	if err != nil {
-		return Process{}, fmt.Errorf("process %d: start time: %w", pid, err)
+		return 0, fmt.Errorf("process %d: field %d of stat: %w", pid, field, err)
 	}
-	parent, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return Process{}, fmt.Errorf("process %d: parent: %w", pid, err)
-	}
-	return Process{PID: pid, Start: start, Parent: parent}, nil
+	return n, nil
 }
 
 // Open returns a pidfd of the process, or nil when it is gone.

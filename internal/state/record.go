@@ -26,8 +26,6 @@ type Process struct {
 	// Start is the start time in clock ticks since boot: field 22 of
 	// /proc/PID/stat.
 	Start uint64 `json:"start"`
-	// Parent is the pid of the process's parent, as it was when ProcessOf looked.
-	Parent int `json:"-"`
 }
 
 // Port is one published port.
