@@ -2,6 +2,7 @@ package slirp
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -132,6 +133,26 @@ func traffic(args []string) int {
 			c.Close()
 		}
 		fmt.Println(float64(n) / time.Since(start).Seconds())
+	case "many":
+		// An echo and a reset, 8 at a time: ports are used again soon.
+		total, err := strconv.Atoi(args[2])
+		if err != nil {
+			return fail(err)
+		}
+		var wg sync.WaitGroup
+		var next, failed atomic.Int64
+		for range 8 {
+			wg.Go(func() {
+				for next.Add(1) <= int64(total) {
+					if err := echoAndReset(addr); err != nil {
+						fmt.Fprintln(os.Stderr, "traffic:", err)
+						failed.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		fmt.Println(failed.Load())
 	case "rtt":
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -214,6 +235,23 @@ func serveTraffic(c *net.TCPConn) {
 			return
 		}
 	}
+}
+
+func echoAndReset(addr string) error {
+	c, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	b := []byte("e?")
+	if err := errors.Join(c.SetDeadline(time.Now().Add(patience)), c.(*net.TCPConn).SetLinger(0)); err != nil {
+		return err
+	}
+	if _, err := c.Write(b); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, b[:1])
+	return err
 }
 
 func trafficServer(t testing.TB) string {

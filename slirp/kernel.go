@@ -211,10 +211,12 @@ func relayListener(at netip.AddrPort) (*os.File, error) {
 
 // trackLess keeps the kernel from tracking connections that it sees in their middle: those of published ports, which are
 // the stack's. They would only fill the table, and so would those that have ended: two minutes are for networks that delay packets, which
-// loopback does not. One that was reset is forgotten at once: nothing comes after that but a connection that the stack makes,
-// from the same port, where the driver's could not be made (kernelTCP.untaken). Where /proc/sys cannot be written it does no other harm.
+// loopback does not. One that was reset is forgotten before the stack makes a connection from the same port, where the driver's
+// could not be made (kernelTCP.untaken): the last offer is two seconds earlier. Not at once, since a late reset of an earlier connection from the port, in
+// whose window the sequence numbers of the next often are, gives that time to the connection that is there (nf_conntrack_tcp_packet), which its
+// next packet makes long again. Where /proc/sys cannot be written it does no other harm.
 func trackLess() {
-	for name, seconds := range map[string]string{"loose": "0", "timeout_close": "0", "timeout_time_wait": "1"} {
+	for name, seconds := range map[string]string{"loose": "0", "timeout_close": "1", "timeout_time_wait": "1"} {
 		_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_"+name, []byte(seconds), 0o644)
 	}
 }

@@ -100,6 +100,17 @@ func manyConnectionsLeaveNothing(t *testing.T, s *space, total int) {
 	})
 }
 
+// None of many connections fails, although the ports of those before, which were reset, are taken again at once.
+func TestPortsAreTakenAgain(t *testing.T) {
+	total := fmt.Sprint(fromEnv(t, "URUN_CONNECTIONS", 4000))
+	port := trafficServer(t)
+	eachDriver(t, loopbackAllowed, func(t *testing.T, s *space) {
+		if failed := s.run(t, "many", "10.0.2.2:"+port, total); failed != 0 {
+			t.Errorf("%v of %s connections failed", failed, total)
+		}
+	})
+}
+
 func heapInUse() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
