@@ -5,17 +5,17 @@ import (
 	"strings"
 )
 
-// A system is a batch system and the variable in which it names the job.
-type system struct{ name, variable string }
+// A system is a batch system, the variable in which it names the job, and one without which that is not meant.
+type system struct{ name, variable, beside string }
 
 var systems = []system{
-	{"Slurm", "SLURM_JOB_ID"},
-	{"PBS", "PBS_JOBID"}, // and Torque
-	{"LSF", "LSB_JOBID"},
-	{"Grid Engine", "JOB_ID"},
-	{"Flux", "FLUX_JOB_ID"},
-	{"OAR", "OAR_JOB_ID"},
-	{"HTCondor", "_CONDOR_SLOT"},
+	{"Slurm", "SLURM_JOB_ID", ""},
+	{"PBS", "PBS_JOBID", ""}, // and Torque
+	{"LSF", "LSB_JOBID", ""},
+	{"Grid Engine", "JOB_ID", "SGE_TASK_ID"}, // others number jobs in JOB_ID, too; tasks have "undefined" where there is one
+	{"Flux", "FLUX_JOB_ID", ""},
+	{"OAR", "OAR_JOB_ID", ""},
+	{"HTCondor", "_CONDOR_SLOT", ""},
 }
 
 // A Lookup gives the value of an environment variable, "" where it is not set:
@@ -41,7 +41,7 @@ type Job struct {
 // Of returns the job of a process with that environment; ok is false outside of jobs.
 func Of(env Lookup) (job Job, ok bool) {
 	for _, s := range systems {
-		if id := env(s.variable); id != "" {
+		if id := env(s.variable); id != "" && (s.beside == "" || env(s.beside) != "") {
 			return Job{System: s.name, Variable: s.variable, ID: id}, true
 		}
 	}

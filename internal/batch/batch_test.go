@@ -9,10 +9,17 @@ func TestAJobIsKnownByItsVariable(t *testing.T) {
 		t.Errorf("an empty environment is of job %v", job)
 	}
 	for _, name := range Variables() {
-		job, ok := Of(of(map[string]string{name: "7"}))
+		job, ok := Of(of(map[string]string{name: "7", "SGE_TASK_ID": "undefined"}))
 		if !ok || job.ID != "7" || job.Variable != name || job.System == "" {
 			t.Errorf("%s=7: got %+v, %v", name, job, ok)
 		}
+	}
+}
+
+// CI systems number their jobs as well.
+func TestAJobOfSomethingElse(t *testing.T) {
+	if job, ok := Of(of(map[string]string{"JOB_ID": "7"})); ok {
+		t.Errorf("JOB_ID alone is of job %v", job)
 	}
 }
 
