@@ -160,7 +160,8 @@ func hostLoopbackIsOutOfReach(t *testing.T, s *space) {
 		if err != unix.EHOSTUNREACH && err != unix.EACCES {
 			t.Errorf("%s: %v", dst, err)
 		}
-		if d := time.Since(start); d > time.Second {
+		// An answer that comes while connect(2) has the socket still locked is lost (tcp_v4_err), and the SYN is repeated after a second.
+		if d := time.Since(start); d > 1500*time.Millisecond {
 			t.Errorf("%s: took %v", dst, d)
 		}
 	}

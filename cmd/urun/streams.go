@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/launch"
 	"github.com/urun-dev/urun/internal/monitor"
 )
@@ -222,7 +221,7 @@ const jobGrace = 5 * time.Second
 
 // jobEnd is closed when the shell of this process's batch job ends, if it is in a job.
 func jobEnd() <-chan struct{} {
-	shell := batch.Shell(os.Getenv)
+	shell := launch.JobShell()
 	if shell.PID == 0 {
 		return nil
 	}

@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 	"internal/doctor":    append([]string{"internal/cure", "internal/handoff"}, libraries...),
 	"internal/monitor":   append([]string{"internal/cure", "internal/infra", "internal/network", "internal/events", "internal/handoff", "internal/program", "internal/holder", "internal/jsonlog", "internal/stage", "internal/state", "internal/rootfs", "internal/emulation", "internal/thrift", "internal/orphans"}, libraries...),
 	"internal/emulation": {"fuseunion", "internal/program", "internal/seccomp"},
-	"internal/launch":    {"internal/infra", "internal/network", "userns", "cgdelegate", "slirp", "fuseunion", "internal/events", "internal/handoff", "internal/holder", "internal/jsonlog", "internal/monitor", "internal/seccomp", "internal/spec", "internal/stage", "internal/state", "internal/volume", "internal/unpacked"},
+	"internal/launch":    {"internal/batch", "internal/infra", "internal/network", "userns", "cgdelegate", "slirp", "fuseunion", "internal/events", "internal/handoff", "internal/holder", "internal/jsonlog", "internal/monitor", "internal/seccomp", "internal/spec", "internal/stage", "internal/state", "internal/volume", "internal/unpacked"},
 	"internal/network":   {"internal/state"},
 	"internal/infra":     {"internal/handoff", "internal/network", "internal/state", "slirp"},
 	"internal/ladder":    {"userns", "internal/doctor"},

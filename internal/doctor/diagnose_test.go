@@ -90,7 +90,10 @@ func TestFaultsAreToldApart(t *testing.T) {
 		}, "writable layer", Degraded, "nfs", "URUN_ROOT"},
 		{"pivot_root behind seccomp", func(o *Observation) { o.Filtered, o.Trials[TrialPivot] = true, failed(unix.EPERM) }, "root change", Degraded, "seccomp", "seccomp=unconfined"},
 		{"no seccomp", func(o *Observation) { o.Trials[TrialSeccomp] = failed(unix.EINVAL) }, "seccomp", Missing, "try", "seccomp=unconfined"},
-		{"no TUN device", func(o *Observation) { o.Devices["/dev/net/tun"] = fs.ErrPermission }, "network", Degraded, "share this machine's network", "modprobe tun"},
+		{"no TUN device", func(o *Observation) { o.Devices["/dev/net/tun"] = fs.ErrPermission }, "network", Degraded, "a packet socket take its place", "modprobe tun"},
+		{"no TUN device and no veth pair", func(o *Observation) {
+			o.Devices["/dev/net/tun"], o.Trials[TrialVeth] = fs.ErrPermission, failed(unix.EOPNOTSUPP)
+		}, "network", Degraded, "share this machine's network", "modprobe tun"},
 		{"ping is forbidden", func(o *Observation) { o.InPingRange, o.PingRange = false, "1 0" }, "ping", Degraded, `"1 0"`, "ping_group_range"},
 		{"no cgroup", func(o *Observation) {
 			o.Cgroups = cgdelegate.Support{Way: cgdelegate.None, Reason: "no bus", Err: &cgdelegate.UnavailableError{Cause: cgdelegate.NoBus, Err: errors.New("no bus"), Cure: "log in by ssh"}}

@@ -48,7 +48,7 @@ func TestMasksAreSeen(t *testing.T) {
 
 func TestWithoutNamesThings(t *testing.T) {
 	o := Options{Log: slog.New(slog.DiscardHandler), Cache: filepath.Join(t.TempDir(), "probe.json"), Without: []string{"air"}}
-	if _, err := Assess(context.Background(), o); err == nil || !strings.Contains(err.Error(), "proc, sys, tun, fuse, pivot, userns, mounts") {
+	if _, err := Assess(context.Background(), o); err == nil || !strings.Contains(err.Error(), "proc, sys, tun, veth, fuse, pivot, userns, mounts") {
 		t.Errorf("%v", err)
 	}
 }

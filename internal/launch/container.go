@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/fuseunion"
-	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/events"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/jsonlog"
@@ -246,7 +245,7 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 	}
 	var shell state.Process
 	if p.Ranks == nil { // else it ends with the last of them
-		shell = batch.Shell(os.Getenv)
+		shell = JobShell()
 	}
 	return &monitor.Request{
 		StateRoot: p.StateRoot,

@@ -11,7 +11,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/handoff"
 	"github.com/urun-dev/urun/internal/monitor"
 	"github.com/urun-dev/urun/internal/stage"
@@ -40,7 +39,7 @@ func Join(dir string) (*Place, error) {
 	}
 	self := os.NewFile(uintptr(fd), "pidfd")
 	defer self.Close()
-	if err := conn.Send(monitor.KindRank, monitor.Rank{Job: batch.Shell(os.Getenv)}, self); err != nil {
+	if err := conn.Send(monitor.KindRank, monitor.Rank{Job: JobShell()}, self); err != nil {
 		return nil, fmt.Errorf("%w: %w", handoff.ErrNobody, err)
 	}
 	m, err := conn.Recv()

@@ -1,4 +1,4 @@
-package batch
+package launch
 
 import (
 	"bytes"
@@ -7,17 +7,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/urun-dev/urun/internal/batch"
 	"github.com/urun-dev/urun/internal/state"
 )
 
-// Shell is the process that this process's job, or the part of it that it belongs to, began with on this node: the outermost ancestor
+// JobShell is the process that this process's batch job, or the part of it that it belongs to, began with on this node: the outermost ancestor
 // that has the job's name in its environment and may be looked at, or, where only the parent can have put it there (a shell that exports it), the
 // parent. The zero Process: there is none, or the batch system itself started this one.
 //
 // Not the parent in general: that may be a script that starts something in the background and ends.
-func Shell(env Lookup) state.Process {
+func JobShell() state.Process {
 	var shell state.Process
-	j, ok := Of(env)
+	job, ok := batch.Of(os.Getenv)
 	if !ok {
 		return shell
 	}
@@ -26,7 +27,7 @@ func Shell(env Lookup) state.Process {
 		if err != nil {
 			break
 		}
-		named, mine := j.names(pid)
+		named, mine := names(pid, job)
 		if !named && (!mine || shell.PID != 0) {
 			break
 		}
@@ -41,7 +42,7 @@ func Shell(env Lookup) state.Process {
 }
 
 // names tells whether a process has the job's name in the environment that it began with, and whether it is this user's.
-func (j Job) names(pid int) (named, mine bool) {
+func names(pid int, job batch.Job) (named, mine bool) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	var st unix.Stat_t
 	if unix.Stat(dir, &st) != nil || int(st.Uid) != os.Getuid() {
@@ -51,7 +52,7 @@ func (j Job) names(pid int) (named, mine bool) {
 	if err != nil {
 		return false, false // another's, or one that may not be looked at
 	}
-	line := []byte(j.Variable + "=" + j.ID)
+	line := []byte(job.Variable + "=" + job.ID)
 	for v := range bytes.SplitSeq(env, []byte{0}) {
 		if bytes.Equal(v, line) {
 			return true, true
