@@ -214,11 +214,15 @@ func stripEther(head []byte) bool {
 }
 
 // inFragments cuts a packet that is larger than the MTU, as its sender would (RFC 791, RFC 8200); a checksum that was left to
-// the kernel is filled in. The packet has no options and no extension headers: the helper has made it. Each fragment has a vnet header.
+// the kernel is filled in. Each fragment has a vnet header. The packet has no options and no extension headers, as the helper makes them;
+// of one that has (a SYN that comes back) nothing is sent.
 func inFragments(frame []byte, mtu int, id uint32) [][]byte {
 	const moreFragments, fragmentHdrLen, fragmentHeader = 0x2000, 8, 44
 	h, _ := parseVnetHdr(frame) // cannot be too short
 	packet := slices.Clone(frame[vnetHdrLen:])
+	if packet[0]>>4 == 4 && packet[0] != 0x45 || int(h.csumStart)+int(h.csumOffset)+2 > len(packet) {
+		return nil
+	}
 	if h.flags&vnetNeedsCsum != 0 {
 		// The field holds the sum of the pseudo header.
 		covered := packet[h.csumStart:]

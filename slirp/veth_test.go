@@ -48,6 +48,24 @@ func TestEtherFrames(t *testing.T) {
 	}
 }
 
+// What the container has made is not trusted to be as the helper makes it.
+func TestFragmentsOfWhatTheHelperDoesNotMake(t *testing.T) {
+	ends := fragmentEnds[0]
+	good := putUDP(make([]byte, udpHeadroom+2000), ends[0], ends[1], 2000)
+	if len(inFragments(good, 1280, 1)) < 2 {
+		t.Fatal("the packet itself is not cut")
+	}
+	options := slices.Clone(good)
+	options[vnetHdrLen] = 0x4f
+	far := slices.Clone(good)
+	vnetHdr{flags: vnetNeedsCsum, csumStart: 65000, csumOffset: 65000}.put(far)
+	for name, frame := range map[string][]byte{"options": options, "a checksum outside": far} {
+		if f := inFragments(frame, 1280, 1); f != nil {
+			t.Errorf("%s: %d fragments", name, len(f))
+		}
+	}
+}
+
 // The fragments of a datagram fit the MTU and are together what it was, with a checksum that holds.
 func TestFragments(t *testing.T) {
 	const mtu = 1280
