@@ -160,7 +160,8 @@ func (p *Plan) start(handle *state.Handle, t Terms, pending *Pending, again bool
 	files = append(files, t.Preserve...)
 	asked = true
 	if session, err = pending.Run(*req, files); err != nil {
-		return nil, err
+		// The monitor was killed, and its holder may have looked for cgroups before this one was there.
+		return nil, errors.Join(err, cgroup.Abandon())
 	}
 	cgroup.tell(session)
 	return session, nil
