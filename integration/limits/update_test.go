@@ -8,16 +8,30 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/urun-dev/urun/integration/harness"
 )
 
-// disk is the virtual host's.
-const disk = "/dev/nvme0n1"
+// diskOf is the disk that a directory is on. The virtual host has several, and Linux 6.12 numbers them as it comes to them.
+func diskOf(t *testing.T, dir string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	name, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)))
+	if err != nil {
+		t.Fatalf("the disk of %s: %v", dir, err)
+	}
+	return "/dev/" + filepath.Base(name)
+}
 
 // Every limit that urun update takes, as far as this user has the controller, and what the kernel has of it then.
 func TestUpdateChangesEveryLimit(t *testing.T) {
 	needs(t, "memory", "cpu", "pids")
 	have := delegated()
+	disk := diskOf(t, t.TempDir())
 	name := detach(t, []string{"--memory", "100m"}, "sleep 1000")
 	scope := cgroup(t, name)
 	for _, c := range []struct {
