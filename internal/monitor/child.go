@@ -33,6 +33,7 @@ type event struct {
 	from   source
 	msg    *handoff.Message
 	ended  bool
+	late   bool // it has been put off once
 	status unix.WaitStatus
 	frame  []byte // the first packet that the container sends
 	// prepared is what the preparation of the network came to.

@@ -88,6 +88,12 @@ func (s *startup) take(e event) (done bool, err error) {
 	if e.ended && !(s.started && e.gracefully()) {
 		// Gracefully: the command has come and gone so fast that its mounts and
 		// its TUN, and with them the helpers, went before anything else was heard.
+		if e.gracefully() && !e.late {
+			// Or init has failed: why is for init to say, which may be heard after the ends of what went with it.
+			e.late = true
+			time.AfterFunc(unionTime, func() { s.events <- e })
+			return false, nil
+		}
 		return false, e.unexpected()
 	}
 	return false, nil
