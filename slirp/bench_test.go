@@ -319,6 +319,12 @@ func BenchmarkTraffic(b *testing.B) {
 		{"loopback", "127.0.0.1", nil},
 		{"kernel", "10.0.2.2", func(t testing.TB) *space { return newDriverSpace(t, loopbackAllowed, DriverKernel) }},
 		{"netstack", "10.0.2.2", func(t testing.TB) *space { return newSpace(t, loopbackAllowed) }},
+		{"kernel-veth", "10.0.2.2", func(t testing.TB) *space {
+			return newDriverSpace(t, Config{AllowHostLoopback: true, NoTUN: true}, DriverKernel)
+		}},
+		{"netstack-veth", "10.0.2.2", func(t testing.TB) *space {
+			return newSpace(t, Config{AllowHostLoopback: true, NoTUN: true})
+		}},
 		{"slirp4netns-1500", "10.0.2.2", func(t testing.TB) *space { return slirp4netns(t, "1500") }},
 		{"slirp4netns-65520", "10.0.2.2", func(t testing.TB) *space { return slirp4netns(t, "65520") }},
 	}

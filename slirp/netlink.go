@@ -79,16 +79,16 @@ func (b *batch) linkUp(name string, index int32, mtu int) {
 	b.request("bring "+name+" up", unix.RTM_NEWLINK, 0, ifinfo(index, unix.IFF_UP, unix.IFF_UP), attrs...)
 }
 
-// veth makes a pair of devices without ARP, each with its address of vethMAC.
-func (b *batch) veth(name, peer string) {
+// veth makes a pair of devices without ARP.
+func (b *batch) veth(name string, mac []byte, peer string, peerMAC []byte) {
 	const vethInfoPeer = 1 // VETH_INFO_PEER of linux/veth.h
-	attrs := func(name string) [][]byte {
-		return [][]byte{attr(unix.IFLA_IFNAME, []byte(name+"\x00")), attr(unix.IFLA_ADDRESS, vethMAC[name])}
+	attrs := func(name string, mac []byte) [][]byte {
+		return [][]byte{attr(unix.IFLA_IFNAME, []byte(name+"\x00")), attr(unix.IFLA_ADDRESS, mac)}
 	}
 	info := ifinfo(0, unix.IFF_NOARP, unix.IFF_NOARP)
-	other := attr(vethInfoPeer, append([][]byte{info}, attrs(peer)...)...)
+	other := attr(vethInfoPeer, append([][]byte{info}, attrs(peer, peerMAC)...)...)
 	b.request("make "+name, unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, info,
-		append(attrs(name), attr(unix.IFLA_LINKINFO, attr(unix.IFLA_INFO_KIND, []byte("veth")), attr(unix.IFLA_INFO_DATA, other)))...)
+		append(attrs(name, mac), attr(unix.IFLA_LINKINFO, attr(unix.IFLA_INFO_KIND, []byte("veth")), attr(unix.IFLA_INFO_DATA, other)))...)
 }
 
 // noLinkLocal stops the kernel from generating a link-local IPv6 address, and with it duplicate address

@@ -16,8 +16,8 @@ import (
 // and writes what a TUN with virtio headers does, behind an Ethernet header that the link adds and takes away. CAP_NET_RAW over the
 // namespace is needed to make it, and nothing to use it, so the helper holds it as it holds a TUN.
 //
-// Its receive buffer is of net.core.rmem_max bytes at most, where a TUN counts packets: a few trains of segments fill it. Throughput
-// is that of a TUN all the same.
+// Its receive buffer is of net.core.rmem_max bytes at most, where a TUN counts packets: a few trains of segments fill it. It costs
+// little (docs/decisions/0020).
 
 const (
 	// vethPeer is the end that the packet socket is bound to. Nothing else uses it: it has no address, and what arrives is addressed to
@@ -30,15 +30,15 @@ const (
 )
 
 // The two ends' addresses, locally administered. Neither is ever asked for: the device does no ARP.
-var vethMAC = map[string][]byte{
-	tunName:  {0x02, 'u', 'r', 'u', 'n', 1},
-	vethPeer: {0x02, 'u', 'r', 'u', 'n', 2},
-}
+var (
+	tunMAC  = []byte{0x02, 'u', 'r', 'u', 'n', 1}
+	peerMAC = []byte{0x02, 'u', 'r', 'u', 'n', 2}
+)
 
 // openVeth makes the veth pair and the packet socket, in the network namespace of the calling thread.
 func openVeth(mtu int, ipv6 bool) (*os.File, error) {
 	var b batch
-	b.veth(tunName, vethPeer)
+	b.veth(tunName, tunMAC, vethPeer, peerMAC)
 	if err := b.send(); err != nil {
 		return nil, fmt.Errorf("make veth pair: %w", err)
 	}
@@ -185,8 +185,8 @@ func etherFrame(iov []unix.Iovec, head *[vnetHdrLen + etherHdrLen]byte) []unix.I
 	}
 	out = append(out, iov[1:]...)
 	ether := head[vnetHdrLen:]
-	copy(ether, vethMAC[tunName])
-	copy(ether[6:], vethMAC[vethPeer])
+	copy(ether, tunMAC)
+	copy(ether[6:], peerMAC)
 	etherType := uint16(unix.ETH_P_IP)
 	if len(out) > 1 && out[1].Len > 0 && *out[1].Base>>4 == 6 {
 		etherType = unix.ETH_P_IPV6

@@ -236,7 +236,7 @@ func tun() error {
 
 // veth tries what takes a TUN's place.
 func veth() error {
-	dev, _, err := network(slirp.Config{NoTUN: true})
+	dev, err := network(slirp.Config{NoTUN: true})
 	if err != nil {
 		return err
 	}
@@ -245,15 +245,15 @@ func veth() error {
 
 // redirect tries the network's best driver, on a TUN or what takes its place.
 func redirect() error {
-	dev, cfg, err := network(slirp.Config{})
+	dev, err := network(slirp.Config{})
 	if err != nil {
-		dev, cfg, err = network(slirp.Config{NoTUN: true})
+		dev, err = network(slirp.Config{NoTUN: true})
 	}
 	if err != nil {
 		return errNotTried // the attempts before say why
 	}
 	defer dev.Close()
-	r, err := slirp.PrepareKernel(cfg, dev)
+	r, err := slirp.PrepareKernel(slirp.Config{}, dev)
 	if err != nil {
 		return err
 	}
@@ -261,12 +261,11 @@ func redirect() error {
 }
 
 // network sets up a container's network, in a new network namespace, which is this thread's from then on.
-func network(cfg slirp.Config) (*os.File, slirp.Config, error) {
+func network(cfg slirp.Config) (*os.File, error) {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, cfg, errNotTried // the attempt at the namespace says why
+		return nil, errNotTried // the attempt at the namespace says why
 	}
-	dev, err := slirp.Configure(cfg)
-	return dev, cfg, err
+	return slirp.Configure(cfg)
 }
 
 // seccompFilter asks whether filters can be had, without installing one.
