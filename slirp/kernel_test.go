@@ -1,6 +1,7 @@
 package slirp
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -343,6 +344,81 @@ func dialed(t *testing.T) (int, netip.AddrPort) {
 		t.Fatal(err)
 	}
 	return fd, c.LocalAddr().(*net.TCPAddr).AddrPort()
+}
+
+// A reset that says that there is no socket is not true of a connection that is just being made (earlyPackets), and is of others.
+func TestEarlyResetsWithoutACKAreDropped(t *testing.T) {
+	s := newDriverSpace(t, loopbackAllowed, DriverKernel)
+	relays, err := relayAddrs(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range families {
+		c, err := s.dial("tcp", fmt.Sprintf("%s:%d", f.gateway, hostTCP(t, f.network, echoTCP)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		relay := netip.AddrPortFrom(relays[i], relayPort)
+		s.bareReset(t, relay, c)
+		roundTrip(t, c, []byte("still there"))
+		for range earlyPackets {
+			roundTrip(t, c, []byte("old"))
+		}
+		s.bareReset(t, relay, c)
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s: a read after a later reset: %v", f.name, err)
+		}
+	}
+}
+
+// bareReset sends the container's end of a connection a reset without ACK, in the relay's name.
+func (s *space) bareReset(t *testing.T, relay netip.AddrPort, c net.Conn) {
+	t.Helper()
+	to := c.LocalAddr().(*net.TCPAddr).AddrPort()
+	frame := putReset(relay, to, make([]byte, tcpHdrLen), 0)
+	tcp := frame[vnetHdrLen+ipHdrLen(to.Addr()):]
+	binary.BigEndian.PutUint32(tcp[4:], nextSequence(t, c))
+	clear(tcp[8:12])
+	tcp[13] = tcpRST
+	clear(tcp[16:18])
+	binary.BigEndian.PutUint16(tcp[16:], ^fold(sum(pseudoSum(relay.Addr(), to.Addr(), protoTCP, tcpHdrLen), tcp)))
+	fd, err := s.socket(family46(to.Addr()), unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = unix.Sendto(fd, frame[vnetHdrLen:], 0, sockaddr(netip.AddrPortFrom(to.Addr(), 0)))
+	if err := errors.Join(err, unix.Close(fd)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// nextSequence is the number that the next byte to c will have.
+func nextSequence(t *testing.T, c net.Conn) uint32 {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const receiveQueue, offWithoutProbe = 1, -1 // TCP_RECV_QUEUE, TCP_REPAIR_OFF_NO_WP of linux/tcp.h
+	var n int
+	cerr := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1)
+		if err == nil {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR_QUEUE, receiveQueue)
+		}
+		if err == nil {
+			n, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUEUE_SEQ)
+		}
+		err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, offWithoutProbe))
+	})
+	if err := errors.Join(cerr, err); err != nil {
+		t.Fatal(err)
+	}
+	return uint32(n)
 }
 
 func TestOnePortToTwoDestinations(t *testing.T) {

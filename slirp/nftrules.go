@@ -40,6 +40,8 @@ const tableName = "urun"
 //	  chain relay {     # nobody else connects to the listener
 //	    type filter hook input priority filter
 //	    meta l4proto != tcp accept
+//	    tcp flags & (syn|rst) == 0 accept
+//	    tcp flags & (fin|syn|rst|ack) == rst ct status & dnat != 0 ct direction reply ct packets <= 8 drop    # see earlyPackets
 //	    tcp flags & (fin|syn|rst|ack) != syn accept
 //	    ip daddr R tcp dport 1 ct status & dnat != 0 accept
 //	    ip daddr R tcp dport 1 reject with tcp reset
@@ -77,11 +79,13 @@ func installRules(cfg Config, tun int32, relays []netip.Addr, owned bool) (_ *os
 	rule := func(c *nftables.Chain, parts ...[]expr.Any) {
 		conn.AddRule(&nftables.Rule{Table: t, Chain: c, Exprs: flatten(parts)})
 	}
-	notrack, accept := []expr.Any{&expr.Notrack{}}, []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}
+	notrack, accept, drop := []expr.Any{&expr.Notrack{}}, []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
 	rule(leaving, device(expr.MetaKeyOIF, expr.CmpOpEq, tun), l4proto(expr.CmpOpEq, protoTCP), firstSYN(expr.CmpOpNeq), accept)
 	rule(leaving, device(expr.MetaKeyOIF, expr.CmpOpEq, tun), notrack)
 	rule(arriving, device(expr.MetaKeyIIF, expr.CmpOpNeq, tun), accept)
 	rule(relay, l4proto(expr.CmpOpNeq, protoTCP), accept)
+	rule(relay, flags(expr.CmpOpEq, tcpSYN|tcpRST, 0), accept)
+	rule(relay, flags(expr.CmpOpEq, tcpFIN|tcpSYN|tcpRST|tcpACK, tcpRST), redirected(), replying(), packets(earlyPackets), drop)
 	rule(relay, firstSYN(expr.CmpOpNeq), accept)
 	for _, r := range relays {
 		c := cfg.Address4.Addr()
@@ -163,12 +167,14 @@ func l4proto(op expr.CmpOp, proto byte) []expr.Any {
 }
 
 // firstSYN matches the packet that asks for a connection, or all others; the protocol is known to be TCP.
-func firstSYN(op expr.CmpOp) []expr.Any {
-	const flagsOffset, fin, syn, rst, ack = 13, 1, 2, 4, 16
+func firstSYN(op expr.CmpOp) []expr.Any { return flags(op, tcpFIN|tcpSYN|tcpRST|tcpACK, tcpSYN) }
+
+// flags compares those of TCP that are in mask.
+func flags(op expr.CmpOp, mask, want byte) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{fin | syn | rst | ack}, Xor: []byte{0}},
-		equal(op, []byte{syn}),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 13, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
+		equal(op, []byte{want}),
 	}
 }
 
@@ -215,6 +221,28 @@ func redirected() []expr.Any {
 		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binary.NativeEndian.AppendUint32(nil, ipsDstNAT), Xor: make([]byte, 4)},
 		equal(expr.CmpOpNeq, make([]byte, 4)),
+	}
+}
+
+// earlyPackets, of both directions: a reset without ACK among them is dropped. It says that no socket was found for a segment, which need not be so.
+// The container's ACK, which completes the handshake, is processed where the helper has written the SYN, and the data after it where
+// the container's process runs; the kernel takes the half-open connection out of its table a moment before it puts the connection in, and data that
+// come in that moment are answered with a reset (inet_ehash_insert; a few of 100,000 connections). The container sends them again after some milliseconds, and
+// they find it. Whatever ends a connection here sends a reset with ACK, and does not rely on this one. Later ones pass: better
+// an error too many than none.
+const earlyPackets = 8
+
+// replying matches packets in the direction from the relay to the container.
+func replying() []expr.Any {
+	return []expr.Any{&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1}, equal(expr.CmpOpEq, []byte{1})} // IP_CT_DIR_REPLY
+}
+
+// packets matches while a connection has had at most so many. The rule makes the kernel count.
+func packets(most uint64) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyPKTS, Register: 1},
+		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 8, Size: 8},
+		&expr.Cmp{Op: expr.CmpOpLte, Register: 1, Data: binary.BigEndian.AppendUint64(nil, most)},
 	}
 }
 
