@@ -1,13 +1,19 @@
 package limits
 
 import (
+	"bufio"
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/urun-dev/urun/integration/harness"
@@ -34,6 +40,75 @@ func TestPauseStopsACounterAndUnpauseLetsItGoOn(t *testing.T) {
 	harness.Urun(t, "pause", name).OK()
 	harness.Urun(t, "kill", name).OK()
 	harness.Urun(t, "wait", name).Says("137")
+}
+
+// What is on the way to a paused container waits in buffers that have an end, and nothing of it is lost.
+func TestAPausedContainerKeepsItsConnections(t *testing.T) {
+	needs(t, "cpu")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	name := detach(t, []string{"--network", "slirp:allow_host_loopback=true"},
+		fmt.Sprintf("mkfifo /tmp/f; cat /tmp/f | nc 10.0.2.2 %d >/tmp/f", l.Addr().(*net.TCPAddr).Port))
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+
+	// Numbers go there and come back.
+	const number = 8
+	var sent, came atomic.Int64
+	var stop atomic.Bool
+	var both errgroup.Group
+	both.Go(func() error {
+		var n uint64
+		for block := make([]byte, 0, 64<<10); !stop.Load(); block = block[:0] {
+			for len(block) < cap(block) {
+				block = binary.BigEndian.AppendUint64(block, n)
+				n++
+			}
+			if _, err := c.Write(block); err != nil {
+				return err
+			}
+			sent.Add(int64(len(block)))
+		}
+		return c.(*net.TCPConn).CloseWrite()
+	})
+	both.Go(func() error {
+		r := bufio.NewReader(c)
+		for n := uint64(0); ; n++ {
+			var b [number]byte
+			if _, err := io.ReadFull(r, b[:]); err == io.EOF {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("number %d: %w", n, err)
+			}
+			if got := binary.BigEndian.Uint64(b[:]); got != n {
+				return fmt.Errorf("%d instead of %d", got, n)
+			}
+			came.Add(number)
+		}
+	})
+	harness.Eventually(t, patience, "numbers come back", func() bool { return came.Load() > 100_000 })
+	harness.Urun(t, "pause", name).OK()
+	harness.Eventually(t, 6*patience, "no more is taken", func() bool {
+		before := sent.Load()
+		time.Sleep(time.Second)
+		return sent.Load() == before
+	})
+	before := came.Load()
+	harness.Urun(t, "unpause", name).OK()
+	harness.Eventually(t, patience, "numbers come back again", func() bool { return came.Load() > before })
+	stop.Store(true)
+	if err := both.Wait(); err != nil {
+		t.Error(err)
+	}
+	if sent.Load() != came.Load() {
+		t.Errorf("%d bytes were sent and %d came back", sent.Load(), came.Load())
+	}
 }
 
 func TestUpdateChangesLimitsOfARunningContainer(t *testing.T) {
