@@ -50,8 +50,11 @@ func TestAPausedContainerKeepsItsConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	name := detach(t, []string{"--network", "slirp:allow_host_loopback=true"},
-		fmt.Sprintf("mkfifo /tmp/f; cat /tmp/f | nc 10.0.2.2 %d >/tmp/f", l.Addr().(*net.TCPAddr).Port))
+	name := detach(t, []string{"--network", "slirp:allow_host_loopback=true"}, fmt.Sprintf("/probe mirror 10.0.2.2:%d", l.Addr().(*net.TCPAddr).Port))
+	err = l.(*net.TCPListener).SetDeadline(time.Now().Add(6 * patience))
+	if err != nil {
+		t.Fatal(err)
+	}
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,7 @@ var commands = map[string]func(args []string) error{
 	"sha256":        hash,         // the digest of stdin
 	"connect":       connect,      // ADDRESS TEXT: send it, print the answer
 	"echo":          echo,         // ADDRESS: serve one connection, then end
+	"mirror":        mirror,       // ADDRESS: connect, and send back all that comes
 	"datagram":      datagram,     // ADDRESS TEXT: the same by UDP
 	"get":           get,          // URL: the body
 	"resolve":       resolve,      // NAME
@@ -125,6 +126,16 @@ func connect(args []string) error {
 	}
 	fmt.Print(answer)
 	return nil
+}
+
+func mirror(args []string) error {
+	c, err := net.Dial("tcp", args[0])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = io.Copy(c, c)
+	return err
 }
 
 func datagram(args []string) error {
