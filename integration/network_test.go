@@ -211,3 +211,58 @@ func udpServer(t *testing.T) (port int) {
 	}()
 	return c.LocalAddr().(*net.UDPAddr).Port
 }
+
+// What is on its way when the container ends arrives all the same, with its end.
+func TestWhatWasSentBeforeTheEndArrives(t *testing.T) {
+	type way struct{ network, listen, connect string }
+	ways := []way{
+		{toHost + ",driver=kernel", "127.0.0.1", "10.0.2.2"},
+		{toHost + ",driver=netstack", "127.0.0.1", "10.0.2.2"},
+	}
+	if host := outward(t); host != "" {
+		ways = append(ways, way{makeNetwork(t), host, host})
+	}
+	const size = 3 << 20
+	for _, w := range ways {
+		l, err := net.Listen("tcp", w.listen+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		got := make(chan error, 1)
+		go func() {
+			c, err := l.Accept()
+			if err != nil {
+				got <- err
+				return
+			}
+			defer c.Close()
+			time.Sleep(300 * time.Millisecond) // in which it would end
+			n, err := io.Copy(io.Discard, c)
+			if err == nil && n != size {
+				err = fmt.Errorf("%d bytes of %d came", n, size)
+			}
+			got <- err
+		}()
+		harness.Run(t, "--network", w.network, "--", "/probe", "send", "tcp", fmt.Sprintf("%s:%d", w.connect, l.Addr().(*net.TCPAddr).Port), fmt.Sprint(size)).OK()
+		if err := <-got; err != nil {
+			t.Errorf("%s: %v", w.network, err)
+		}
+	}
+}
+
+// The first packet starts the network helper; it is not too late for a container that sends no other.
+func TestADatagramIsSentThoughTheContainerEnds(t *testing.T) {
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	harness.Run(t, "--network", toHost, "--", "/probe", "send", "udp", fmt.Sprintf("10.0.2.2:%d", c.LocalAddr().(*net.UDPAddr).Port), "3").OK()
+	if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := c.ReadFrom(make([]byte, 10)); err != nil || n != 3 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}

@@ -213,14 +213,16 @@ func (k *kernelTCP) accepted(fd int, from netip.AddrPort) {
 		closeSocket(fd, true)
 		return
 	}
+	k.n.tcp.sending.Add(1) // before it is no longer offered: see offering
 	d := k.take(tcpKey{from, to})
 	if d == nil {
+		k.n.tcp.sending.Add(-1)
 		closeSocket(fd, true)
 		return
 	}
 	k.inVain = 0
 	k.n.tcp.flows.Add(1)
-	f := &kflow{fds: [2]int{inner: fd, outer: d.fd}, count: &k.n.tcp.flows}
+	f := &kflow{fds: [2]int{inner: fd, outer: d.fd}, tcp: k.n.tcp}
 	// A flow that comes to move much goes where there is room.
 	k.worker().addFlow(f)
 	k.worker().young = append(k.worker().young, f)

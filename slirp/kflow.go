@@ -1,10 +1,6 @@
 package slirp
 
-import (
-	"sync/atomic"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 const (
 	// copyBuffer is what one read takes at most while a flow moves little. A read that fills it is the sign of much to come:
@@ -31,8 +27,8 @@ type kflow struct {
 	done   bool
 	// crowded: it moves much, and so does another of its worker's.
 	crowded bool
-	count   *atomic.Int64 // of flows, of which this is one
-	sent    int           // pieces to the host, up to two: the first is not held up by Nagle's algorithm, and the container has done its work
+	tcp     *tcpOut // which counts it
+	sent    int     // pieces to the host, up to two: the first is not held up by Nagle's algorithm, and the container has done its work
 }
 
 // half is one direction.
@@ -140,7 +136,8 @@ func (f *kflow) ready(w *worker, which, events uint32) {
 	}
 }
 
-func (f *kflow) end(w *worker) { w.abort(f) }
+// end implements pollable. What the container has sent to its end is with the host's kernel, which goes on without us.
+func (f *kflow) end(w *worker) { w.endFlow(f, !f.halves[inner].finished) }
 
 // pump moves what can be moved.
 func (f *kflow) pump(w *worker) {
@@ -181,6 +178,7 @@ func (f *kflow) move(w *worker, i int) (again, ok bool) {
 		if !h.full && h.pending() {
 			n, err := h.drain(dst)
 			moved += n
+			f.note(i, n)
 			if err != nil && (err != unix.EAGAIN || !f.wait(w, i)) {
 				return false, false
 			}
@@ -189,7 +187,7 @@ func (f *kflow) move(w *worker, i int) (again, ok bool) {
 			return false, true // until the other end can be written to
 		}
 		if h.eof {
-			return false, h.finish(w, dst)
+			return false, f.finish(w, i)
 		}
 		if !h.readable {
 			h.rest(w)
@@ -215,7 +213,15 @@ func (f *kflow) move(w *worker, i int) (again, ok bool) {
 				return false, false
 			}
 			moved += n
+			f.note(i, n)
 		}
+	}
+}
+
+// note counts what fds[i] has sent.
+func (f *kflow) note(i, n int) {
+	if uint32(i) == inner && n > 0 {
+		f.tcp.moved.Add(1)
 	}
 }
 
@@ -302,14 +308,18 @@ func (h *half) rest(w *worker) {
 	}
 }
 
-// finish passes the FIN on.
-func (h *half) finish(w *worker, dst int) bool {
+// finish passes the FIN of fds[i] on.
+func (f *kflow) finish(w *worker, i int) bool {
+	h := &f.halves[i]
 	if h.finished {
 		return true
 	}
 	h.finished = true
 	h.rest(w)
-	err := unix.Shutdown(dst, unix.SHUT_WR)
+	err := unix.Shutdown(f.fds[1-i], unix.SHUT_WR)
+	if uint32(i) == inner {
+		f.tcp.sending.Add(-1)
+	}
 	return err == nil
 }
 
@@ -345,5 +355,8 @@ func (f *kflow) close(reset bool) {
 		}
 		closeFD(fd)
 	}
-	f.count.Add(-1)
+	if !f.halves[inner].finished {
+		f.tcp.sending.Add(-1)
+	}
+	f.tcp.flows.Add(-1)
 }

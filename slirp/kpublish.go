@@ -39,6 +39,7 @@ func (k *kernelTCP) publish(host *net.TCPConn, src, dst netip.AddrPort) bool {
 		return false
 	}
 	k.n.tcp.flows.Add(1)
+	k.n.tcp.sending.Add(1)
 	if err = c.connect(); err == unix.EINPROGRESS {
 		err = c.connect()
 	}
@@ -131,7 +132,7 @@ func (c *kclient) connected(err error) {
 	c.stopTimer()
 	linger(c.host, true)
 	// The net package has set what short connections are spared elsewhere (sent).
-	f := &kflow{fds: [2]int{inner: c.fd, outer: c.host}, count: &c.k.n.tcp.flows, sent: 2}
+	f := &kflow{fds: [2]int{inner: c.fd, outer: c.host}, tcp: c.k.n.tcp, sent: 2}
 	f.notifyAll()
 	c.k.relay.pick().addFlow(f)
 }
@@ -148,4 +149,5 @@ func (c *kclient) end(*worker) {
 	closeSocket(c.fd, true)
 	closeSocket(c.host, true)
 	c.k.n.tcp.flows.Add(-1)
+	c.k.n.tcp.sending.Add(-1)
 }

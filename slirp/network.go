@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	glog "gvisor.dev/gvisor/pkg/log"
@@ -48,6 +49,8 @@ type Network struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	flows  sync.WaitGroup
+	// drained: it was not ctx's end that ended it, but there is nothing more to do (Drain).
+	drained atomic.Bool
 }
 
 // New binds the published ports and builds the stack on the TUN; it takes over tun. It runs in the helper,
@@ -98,7 +101,7 @@ func (l *Listeners) Attach(tun *os.File, log *slog.Logger) (*Network, error) {
 func (n *Network) Ports() []PortMapping { return n.ports.Ports() }
 
 // Serve carries packets until ctx ends or the TUN is gone, then ends every flow and closes everything. It
-// can be called once. The error is nil if ctx ended it, io.EOF if the TUN is gone.
+// can be called once. The error is nil if ctx or Drain ended it, io.EOF if the TUN is gone.
 func (n *Network) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, n.cancel)
 	defer stop()
@@ -117,7 +120,7 @@ func (n *Network) Serve(ctx context.Context) error {
 		err = errors.Join(err, n.kernel.close())
 	}
 	n.stack.Wait()
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || n.drained.Load() {
 		return nil
 	}
 	return err

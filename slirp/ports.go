@@ -78,19 +78,27 @@ func (l *Listeners) Ports() []PortMapping { return append([]PortMapping(nil), l.
 
 // Close stops listening.
 func (l *Listeners) Close() error {
-	var errs []error
-	closed := func(err error) {
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, err)
-		}
-	}
-	for _, t := range l.tcp {
-		closed(t.Close())
-	}
+	errs := []error{l.closeTCP()}
 	for _, u := range l.udp {
-		closed(u.Close())
+		errs = append(errs, unlessClosed(u.Close()))
 	}
 	return errors.Join(errs...)
+}
+
+// closeTCP stops listening for connections.
+func (l *Listeners) closeTCP() error {
+	var errs []error
+	for _, t := range l.tcp {
+		errs = append(errs, unlessClosed(t.Close()))
+	}
+	return errors.Join(errs...)
+}
+
+func unlessClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
 }
 
 // bind listens for one mapping, on one address or on the unspecified address of both families. A random port

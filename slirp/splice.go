@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,14 +42,19 @@ type flow struct {
 	gone     chan struct{} // closed when one side is reset: nothing more can move
 	goneOnce sync.Once
 
+	moved     *atomic.Int64 // tcp.moved
+	delivered func()        // called when the container's FIN has been passed on, or will not be
+
 	mu sync.Mutex
 	// The FIN of the container, and of the host, has been passed on.
 	containerDone, hostDone bool
 }
 
-// splice moves bytes both ways until both ends have closed, one resets, or ctx ends. It owns both.
+// splice moves bytes both ways until both ends have closed, one resets, or ctx ends. It owns both, and one of tcp.sending.
 func (n *Network) splice(ep tcpip.Endpoint, wq *waiter.Queue, host *net.TCPConn) {
 	log := n.log
+	delivered := sync.OnceFunc(func() { n.tcp.sending.Add(-1) })
+	defer delivered()
 	raw, err := host.SyscallConn()
 	if err != nil {
 		log.Warn("use tcp socket", "err", err)
@@ -64,7 +70,7 @@ func (n *Network) splice(ep tcpip.Endpoint, wq *waiter.Queue, host *net.TCPConn)
 	if err := host.SetLinger(0); err != nil {
 		log.Debug("set linger", "err", err)
 	}
-	f := &flow{ep: ep, wq: wq, host: host, raw: raw, pool: n.gathers, gone: make(chan struct{})}
+	f := &flow{ep: ep, wq: wq, host: host, raw: raw, pool: n.gathers, gone: make(chan struct{}), moved: &n.tcp.moved, delivered: delivered}
 	stop := context.AfterFunc(n.ctx, f.abort)
 	defer stop()
 
@@ -85,12 +91,16 @@ func (n *Network) splice(ep tcpip.Endpoint, wq *waiter.Queue, host *net.TCPConn)
 	select {
 	case <-f.gone:
 		ep.Abort()
-		abortHost(host, log)
+		if n.ctx.Err() == nil || !f.containerDone {
+			abortHost(host, log)
+			return
+		}
+		// The end, and what the container sent is with the host's kernel.
 	default:
 		ep.Close()
-		if err := errors.Join(host.SetLinger(-1), host.Close()); err != nil {
-			log.Debug("close tcp socket", "err", err)
-		}
+	}
+	if err := errors.Join(host.SetLinger(-1), host.Close()); err != nil {
+		log.Debug("close tcp socket", "err", err)
 	}
 }
 
@@ -132,6 +142,7 @@ func (f *flow) toHost() error {
 		if err = errors.Join(err, w.failure()); err != nil {
 			return err
 		}
+		f.moved.Add(1)
 		switch terr.(type) {
 		case nil, *tcpip.ErrBadBuffer:
 		case *tcpip.ErrWouldBlock:
@@ -193,6 +204,7 @@ func (f *flow) finishHost() error {
 	if err := f.host.CloseWrite(); err != nil {
 		return err
 	}
+	defer f.delivered()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.containerDone = true

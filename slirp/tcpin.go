@@ -73,6 +73,7 @@ func (n *Network) publishTCP(host *net.TCPConn, src, dst netip.AddrPort) {
 		abortHost(host, n.log)
 		return
 	}
+	n.tcp.sending.Add(1)
 	n.splice(ep, wq, host)
 }
 

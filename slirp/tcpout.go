@@ -34,6 +34,9 @@ type tcpOut struct {
 	fwd    *tcp.Forwarder
 	dialer net.Dialer
 	flows  atomic.Int64
+	// sending are the flows on which the container may still send: its FIN has not been passed on.
+	sending atomic.Int64
+	moved   atomic.Int64 // pieces that came from the container and were passed on
 
 	mu sync.Mutex
 	// syns holds the start of each SYN in work. Its keys are those of the forwarder's own table, which never
@@ -115,9 +118,11 @@ func (t *tcpOut) connect(r *tcp.ForwarderRequest) {
 		t.refuse(id, dst.Addr(), err, done)
 		return
 	}
+	t.sending.Add(1) // before the container can send
 	ep, wq, err := accept(r)
 	done(err != nil)
 	if err != nil {
+		t.sending.Add(-1)
 		// The container gave up while the host was connecting: so does the host.
 		abortHost(host, t.n.log)
 		return

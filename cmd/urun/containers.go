@@ -104,11 +104,10 @@ func signalOnce(st *state.Store, rec *state.Record, sig monitor.Signal) error {
 		return notRunning
 	}
 	if policy := rec.Restart.Policy; rec.Status == state.Running && !sig.Keep && (policy == "" || policy == "no") {
-		err := rec.Init.Signal(unix.Signal(sig.Number))
-		if errors.Is(err, os.ErrProcessDone) {
-			return notRunning
+		// One that has ended may wait for what it has sent; the monitor is told that somebody does not want to.
+		if err := rec.Init.Signal(unix.Signal(sig.Number)); !errors.Is(err, os.ErrProcessDone) {
+			return err
 		}
-		return err
 	}
 	err := monitor.Ask(st.Dir(rec.ID), monitor.KindSignal, sig)
 	if errors.Is(err, state.ErrNotFound) {

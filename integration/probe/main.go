@@ -30,6 +30,7 @@ var commands = map[string]func(args []string) error{
 	"sha256":        hash,         // the digest of stdin
 	"connect":       connect,      // ADDRESS TEXT: send it, print the answer
 	"echo":          echo,         // ADDRESS: serve one connection, then end
+	"send":          send,         // NETWORK ADDRESS BYTES: send so many, and end
 	"mirror":        mirror,       // ADDRESS: connect, and send back all that comes
 	"datagram":      datagram,     // ADDRESS TEXT: the same by UDP
 	"get":           get,          // URL: the body
@@ -126,6 +127,20 @@ func connect(args []string) error {
 	}
 	fmt.Print(answer)
 	return nil
+}
+
+func send(args []string) error {
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write(make([]byte, n))
+	return err
 }
 
 func mirror(args []string) error {

@@ -16,10 +16,9 @@ import (
 // its restart policy says so, starts it again and does not return.
 func (c *container) finish(ws unix.WaitStatus) {
 	exited := Exited{Code: stage.Status(ws), Error: c.cause}
-	c.stopping = true
 	c.running.Store(nil)
 	c.flushUnion()
-	c.endHelpers()
+	endChildren(c.union)
 	var err error
 	if c.sharesPID() {
 		err = c.endOrphans()
@@ -27,6 +26,9 @@ func (c *container) finish(ws unix.WaitStatus) {
 	if c.Ranks != nil {
 		err = errors.Join(err, endRankOrphans(c.mounts))
 	}
+	c.drain(ws)
+	c.stopping = true
+	c.endHelpers()
 	c.noteLog(c.out.close())
 	c.restart(exited)
 	c.end(exited, err)

@@ -73,12 +73,14 @@ type container struct {
 	init, union, helper *child // helper moves the network traffic
 	tun                 *os.File
 	prepared            *preparedNetwork
+	attached            bool // helper has the TUN
 	bridges             bridges
 	networkSince        time.Time // when the helper was started
 	networkFailures     int       // of short-lived helpers in a row
 	events              chan event
 	started             bool
 	stopping            bool
+	stops               int                           // signals that are to end it
 	cause               string                        // why the monitor ended the container
 	running             atomic.Pointer[state.Process] // init, while it is the command
 	thrift              thrift.Thrift
@@ -259,6 +261,7 @@ func (c *container) noteStop(sig Signal) {
 	switch unix.Signal(sig.Number) {
 	case unix.SIGINT, unix.SIGTERM, unix.SIGQUIT, unix.SIGKILL, unix.Signal(c.handle.StopSignal):
 		c.handle.Restart.Stopped = true
+		c.stops++
 	}
 	if sig.Stop {
 		c.handle.Restart.Stopped = true
@@ -287,12 +290,17 @@ func (c *container) kill(cause string) {
 
 func (c *container) endHelpers() {
 	c.bridges.close()
-	for _, h := range []*child{c.union, c.helper} {
+	endChildren(c.union, c.helper)
+}
+
+// endChildren kills and awaits those that there are.
+func endChildren(children ...*child) {
+	for _, h := range children {
 		if h != nil {
 			_ = h.cmd.Process.Kill()
 		}
 	}
-	for _, h := range []*child{c.union, c.helper} {
+	for _, h := range children {
 		if h != nil {
 			h.await()
 		}

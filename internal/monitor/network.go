@@ -63,7 +63,7 @@ func (c *container) wakeNetwork(frame []byte) {
 	if c.stopping {
 		return
 	}
-	c.networkSince = time.Now()
+	c.networkSince, c.attached = time.Now(), false
 	prepared := c.prepared != nil
 	if !prepared {
 		go c.prepare(frame)
@@ -92,6 +92,7 @@ func (c *container) attachNetwork(frame []byte) error {
 	}
 	// The container does not depend on the record.
 	_ = c.handle.Save()
+	c.attached = true
 	return c.helper.conn.Send(KindAttach, Attach{Frame: frame}, files...)
 }
 

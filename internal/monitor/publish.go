@@ -22,6 +22,10 @@ func publishMore(parent *handoff.Conn, n *slirp.Network) {
 			return
 		}
 		m.Close()
+		if m.Kind == KindDrain {
+			n.Drain(drainStalled)
+			return
+		}
 		var ports []slirp.PortMapping
 		err = m.Decode(&ports)
 		kind, answer := KindDone, any(nil)

@@ -184,6 +184,7 @@ const (
 	KindListening = "listening"
 	KindAttach    = "attach"
 	KindDriver    = "driver"
+	KindDrain     = "drain" // the container has ended: pass on what it has sent, then end
 	KindStarted   = "started"
 	KindSignal    = "signal"
 	KindResize    = "resize" // Size
