@@ -201,6 +201,9 @@ func mountHint(p rootfs.Plan, err error) error {
 	if errors.Is(err, unix.EPERM) && (p.Type == "proc" || p.Type == "sysfs") {
 		return &hintError{err, "parts of this machine's /proc or /sys are masked, as inside another container; run that one with unmasked paths, or use --pid=host"}
 	}
+	if errors.Is(err, unix.EOVERFLOW) { // nothing can be made where the owner or group is not mapped
+		return &hintError{err, "a directory on the way to " + p.Target + " belongs to a user or group that the container does not have (ls -ln shows it): chown it to yours"}
+	}
 	return err
 }
 
