@@ -266,3 +266,33 @@ func TestADatagramIsSentThoughTheContainerEnds(t *testing.T) {
 		t.Errorf("%d bytes, %v", n, err)
 	}
 }
+
+// Who shares a container's network and goes on sending does not keep it from ending.
+func TestTheEndDoesNotWaitForOthersInTheNetwork(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	accepted := make(chan struct{})
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		close(accepted)
+		defer c.Close()
+		for buf := make([]byte, 64<<10); err == nil; time.Sleep(10 * time.Millisecond) {
+			_, err = c.Read(buf)
+		}
+	}()
+	first := detach(t, []string{"--network", toHost}, "sh", "-c", "until test -e /tmp/end; do sleep 0.1; done")
+	detach(t, []string{"--network", "container:" + first}, "/probe", "send", "tcp", fmt.Sprintf("10.0.2.2:%d", l.Addr().(*net.TCPAddr).Port), fmt.Sprint(1<<30))
+	<-accepted
+	start := time.Now()
+	harness.Urun(t, "exec", first, "touch", "/tmp/end").OK()
+	harness.Urun(t, "wait", first).OK()
+	if took := time.Since(start); took > 30*time.Second { // of the minute that it would be
+		t.Errorf("it ended after %v", took)
+	}
+}

@@ -153,7 +153,17 @@ func isPacketSocket(fd int) bool {
 	return err == nil && domain == unix.AF_PACKET
 }
 
-// linkNamespace opens the network namespace of a link's device. It wants CAP_NET_ADMIN over that namespace; for a TUN, Linux 5.7.
+// LinkNamespace opens the network namespace of a TUN that Configure made, or of the packet socket in its place. It wants CAP_NET_ADMIN over that
+// namespace; for a TUN, Linux 5.7.
+func LinkNamespace(tun *os.File) (*os.File, error) {
+	ns, err := linkNamespace(int(tun.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(ns), "network namespace"), nil
+}
+
+// linkNamespace opens the network namespace of a link's device: see LinkNamespace.
 func linkNamespace(fd int) (int, error) {
 	request := uint(unix.TUNGETDEVNETNS)
 	if isPacketSocket(fd) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +22,7 @@ const (
 	drainStalled = 3 * time.Second
 	drainMost    = time.Minute
 	drainLook    = 5 * time.Millisecond
+	drainAlone   = 100 * time.Millisecond // then it asks whether there is anybody else to wait for
 )
 
 // drain waits until what the container has sent is out of it, as the kernel of a host does with what is left by processes that have
@@ -36,8 +39,9 @@ func (c *container) drain(ws unix.WaitStatus) {
 
 // drainHelper waits until the network helper has passed on all.
 func (c *container) drainHelper() {
-	most := time.NewTimer(drainMost)
+	most, alone := time.NewTimer(drainMost), time.NewTimer(drainAlone)
 	defer most.Stop()
+	defer alone.Stop()
 	told := false
 	for stops := c.stops; c.stops == stops; {
 		if c.helper == nil {
@@ -62,12 +66,38 @@ func (c *container) drainHelper() {
 			return
 		case <-most.C:
 			return
+		case <-alone.C:
+			// What the helper still carries may be theirs; it ends with this container in any case.
+			if c.sharesNetwork() {
+				return
+			}
 		case e := <-c.events:
 			if !c.whileDraining(e) {
 				return
 			}
 		}
 	}
+}
+
+// sharesNetwork tells whether there are processes in the container's network namespace: those of containers that joined it.
+func (c *container) sharesNetwork() bool {
+	ns, err := slirp.LinkNamespace(c.tun)
+	if err != nil {
+		return false
+	}
+	defer ns.Close()
+	own, err := ns.Stat()
+	if err != nil {
+		return false
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(processes, func(theirs string) bool {
+		info, err := os.Stat(theirs)
+		return err == nil && os.SameFile(own, info) // others' cannot be looked at
+	})
 }
 
 // drainBridges waits until the container's kernel has got rid of all; the process of the bridges, which lives on, passes it on.
