@@ -72,6 +72,11 @@
 // whoever called PrepareKernel makes such sockets on request, some at a time, on a SOCK_SEQPACKET pair (kpool.go). Their packets
 // carry a mark, by which they and the answers stay on loopback.
 //
+// # The end
+//
+// When the container's processes have ended, Drain has what they sent passed on, down to a datagram that is still in the TUN, before Serve ends: a
+// kernel delivers what is left by processes that have ended, and the helper is a part of the way.
+//
 // # Segmentation offload
 //
 // The TUN has virtio headers (link.go): the kernel hands over and takes TCP segments of up to 64 KiB whatever the
