@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 			os.Exit(traffic(os.Args[2:]))
 		}
 	}
-	runtime.GOMAXPROCS(WantedProcs())
+	runtime.GOMAXPROCS(WantedProcs(DriverKernel))
 	os.Exit(m.Run())
 }
 

@@ -25,7 +25,7 @@ var helperConfig = Config{AllowHostLoopback: true, Ports: []PortMapping{{Contain
 
 // helper serves the TUN that it inherits as a locked down process of its own, as in life.
 func helper() error {
-	runtime.GOMAXPROCS(WantedProcs())
+	runtime.GOMAXPROCS(WantedProcs(DriverKernel))
 	n, err := New(helperConfig, os.NewFile(3, "tun"), nil)
 	if err != nil {
 		return err

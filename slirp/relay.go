@@ -65,10 +65,16 @@ const maxWorkers = 4
 
 func workerCount() int { return max(1, min(runtime.NumCPU(), maxWorkers)) }
 
-// WantedProcs is what GOMAXPROCS should be, before UseKernel, in a process that serves a Network and little else: the event loops of DriverKernel
-// keep a place each while they are busy, as threads of a program in C would, if that leaves places for all else. With the default they do
-// without, and each of their waits costs two or three changes of threads.
-func WantedProcs() int { return runtime.NumCPU() + workerCount() }
+// WantedProcs is what GOMAXPROCS should be, before UseKernel, in a process that serves a Network with the given driver and little else. The event loops of
+// DriverKernel keep a place each while they are busy, as threads of a program in C would, if that leaves places for all else. With the default they do
+// without, and each of their waits costs two or three changes of threads. With DriverNetstack a packet goes through three goroutines, which wake a thread each where
+// there are places for all; those who send and receive have the rest of the CPUs.
+func WantedProcs(driver string) int {
+	if driver == DriverKernel {
+		return runtime.NumCPU() + workerCount()
+	}
+	return max(1, runtime.NumCPU()/2)
+}
 
 func newRelay(log *slog.Logger) (*relay, error) {
 	n := workerCount()

@@ -40,7 +40,6 @@ func networkStage(parent *handoff.Conn) error {
 	// What only the start needed goes back once; with traffic the process is never idle for long.
 	var memory thrift.Thrift
 	memory.Busy()
-	runtime.GOMAXPROCS(slirp.WantedProcs())
 	m, err := parent.Expect(KindPorts)
 	if err != nil {
 		return err
@@ -67,11 +66,16 @@ func networkStage(parent *handoff.Conn) error {
 	if len(m.Files) == 0 {
 		return errors.New("attach network: got no files")
 	}
+	redirect, driver := m.Files[1:], slirp.DriverKernel
+	if len(redirect) == 0 {
+		driver = slirp.DriverNetstack
+	}
+	runtime.GOMAXPROCS(slirp.WantedProcs(driver))
 	n, err := l.Attach(m.Files[0], slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
-	if redirect := m.Files[1:]; len(redirect) > 0 {
+	if driver == slirp.DriverKernel {
 		n.OnFallback(func(driver, reason string) {
 			// Nobody depends on the record's being right.
 			_ = parent.Send(KindDriver, Driver{driver, reason})
