@@ -59,6 +59,20 @@ func traffic(args []string) int {
 		fmt.Println(0)
 		return 0
 	}
+	if args[0] == "waiting" { // sockets in TIME_WAIT
+		data, err := os.ReadFile("/proc/thread-self/net/tcp")
+		if err != nil {
+			return fail(err)
+		}
+		n := 0
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) > 3 && f[3] == "06" {
+				n++
+			}
+		}
+		fmt.Println(n)
+		return 0
+	}
 	if change := map[string]func() error{"drop": dropArriving, "undrop": undrop, "shut": dropRelayed}[args[0]]; change != nil {
 		if err := change(); err != nil {
 			return fail(err)

@@ -83,6 +83,9 @@ type Config struct {
 	// host.containers.internal resolve to them.
 	AllowHostLoopback bool `json:"allowHostLoopback,omitempty"`
 
+	// KeepTimeWait leaves the container's net.ipv4.tcp_max_tw_buckets as it is, which DriverKernel otherwise sets to 0.
+	KeepTimeWait bool `json:"keepTimeWait,omitempty"`
+
 	// Bounds; what is over them is refused or waits, never queued without end.
 	MaxTCPFlows  int `json:"maxTCPFlows,omitempty"`  // 16384
 	MaxHalfOpen  int `json:"maxHalfOpen,omitempty"`  // 4096 host-side connects at once

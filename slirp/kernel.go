@@ -149,6 +149,9 @@ func prepareKernel(cfg Config, tun *os.File, owned bool) (_ *Redirect, maker int
 	r.Files = append(r.Files, events, owner)
 	trackLess()
 	noPacing()
+	if !cfg.KeepTimeWait {
+		noTimeWait()
+	}
 	if len(cfg.Ports) == 0 || routeMarked(len(relays) > 1) != nil {
 		return r, -1, nil // published ports are the stack's
 	}
@@ -219,6 +222,13 @@ func trackLess() {
 	for name, seconds := range map[string]string{"loose": "0", "timeout_close": "1", "timeout_time_wait": "1"} {
 		_ = os.WriteFile("/proc/sys/net/netfilter/nf_conntrack_tcp_"+name, []byte(seconds), 0o644)
 	}
+}
+
+// noTimeWait has connections leave nothing behind. They all end at the relay's one address: a connection to one server, from a port that one to another server
+// has used within the last minute, finds that one's TIME_WAIT there, which knows other timestamps and sequence numbers, and has to repeat its SYN, some milliseconds
+// later or a second. TIME_WAIT is for packets that networks deliver late, which loopback does not.
+func noTimeWait() {
+	_ = os.WriteFile("/proc/sys/net/ipv4/tcp_max_tw_buckets", []byte("0"), 0o644) // where it cannot be written, they do
 }
 
 // noPacing chooses another congestion control for the container where it would have bbr from the host. All its connections end at the

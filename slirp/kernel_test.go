@@ -375,6 +375,33 @@ func TestEarlyResetsWithoutACKAreDropped(t *testing.T) {
 	}
 }
 
+// A connection that its server has ended does not stand in the way of the next from its port.
+func TestNothingWaitsAtTheRelay(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		cfg := loopbackAllowed
+		cfg.KeepTimeWait = keep
+		s := newDriverSpace(t, cfg, DriverKernel)
+		port := hostTCP(t, "tcp4", func(c *net.TCPConn) { c.Close() })
+		const connections = 20
+		for range connections {
+			c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waitFor(t, "the flows to end", func() bool { return s.net.tcp.flows.Load() == 0 })
+		if n := s.run(t, "waiting"); (n > 0) != keep {
+			t.Errorf("KeepTimeWait %v: %v sockets wait", keep, n)
+		}
+	}
+}
+
 // bareReset sends the container's end of a connection a reset without ACK, in the relay's name.
 func (s *space) bareReset(t *testing.T, relay netip.AddrPort, c net.Conn) {
 	t.Helper()

@@ -240,6 +240,7 @@ func (p *Plan) request(handle *state.Handle) (*monitor.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, net.KeepTimeWait = c.Spec.Linux.Sysctl["net.ipv4.tcp_max_tw_buckets"]
 	outside, err := handoff.UserNamespace()
 	if err != nil {
 		return nil, err
