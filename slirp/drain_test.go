@@ -37,14 +37,21 @@ func drained(t *testing.T, s *space, host net.Conn) {
 	<-over
 }
 
+// connected is a connection to the host: the container's end, and where the host's will be.
+func connected(t *testing.T, s *space) (net.Conn, <-chan net.Conn) {
+	t.Helper()
+	hosts := make(chan net.Conn, 1)
+	port := hostTCP(t, "tcp4", func(c *net.TCPConn) { hosts <- c })
+	c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, hosts
+}
+
 func TestWhatWasSentIsDelivered(t *testing.T) {
 	eachDriver(t, loopbackAllowed, func(t *testing.T, s *space) {
-		hosts := make(chan net.Conn, 1)
-		port := hostTCP(t, "tcp4", func(c *net.TCPConn) { hosts <- c })
-		c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, hosts := connected(t, s)
 		if err := part(c); err != nil {
 			t.Fatal(err)
 		}
@@ -113,14 +120,10 @@ func TestLastDatagramIsDelivered(t *testing.T) {
 // Who does not read is not waited for longer than was said, and hears that something is missing.
 func TestDrainDoesNotWaitForEver(t *testing.T) {
 	eachDriver(t, loopbackAllowed, func(t *testing.T, s *space) {
-		hosts := make(chan net.Conn, 1)
-		port := hostTCP(t, "tcp4", func(c *net.TCPConn) { hosts <- c })
-		c, err := s.dial("tcp", fmt.Sprintf("10.0.2.2:%d", port))
-		if err != nil {
-			t.Fatal(err)
-		}
+		c, hosts := connected(t, s)
 		// Until nothing is taken any more.
 		var sent int64
+		var err error
 		for err == nil {
 			if err := c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
 				t.Fatal(err)
