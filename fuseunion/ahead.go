@@ -27,22 +27,30 @@ const (
 	manyNames  = 1024 // a directory with more is listed only if it is a walk that comes to it
 	lookupsIn  = 3    // LOOKUPs in one directory after which it is listed
 	walks      = 4    // that are told apart
+	staleQueue = 64   // steps of walks whose directories wait to be listed anew
 )
 
 // ahead sees walks in the requests of a mount.
 type ahead struct {
+	fd   int // of the device
 	tree *Tree
 	list func([]string)
 	log  *slog.Logger
 
 	order   atomic.Pointer[dirOrder]
 	started atomic.Bool // making order
-	wg      sync.WaitGroup
+	stale   chan listings
+	done    chan struct{} // closed when nothing is to be listed any more
+	end     sync.Once
+	making  sync.WaitGroup
+	listing sync.WaitGroup
 
-	mu    sync.Mutex
-	asked []uint64 // a bit for each place in order: it was asked for
-	walks [walks]walkState
-	clock uint64
+	mu      sync.Mutex
+	asked   []uint64 // a bit for each place in order: it was asked for
+	bared   []uint64 // likewise: it was listed without attributes
+	walks   [walks]walkState
+	listers [walks]bareWalk
+	clock   uint64
 }
 
 // walkState is somebody who walks.
@@ -67,18 +75,19 @@ type orderedDir struct {
 	names  uint32 // how many are in it
 }
 
-func newAhead(t *Tree, list func([]string), log *slog.Logger) *ahead {
-	return &ahead{tree: t, list: list, log: log}
+func newAhead(fd int, t *Tree, list func([]string), log *slog.Logger) *ahead {
+	return &ahead{fd: fd, tree: t, list: list, log: log, stale: make(chan listings, staleQueue), done: make(chan struct{})}
 }
 
-// lookup is told of each LOOKUP in a directory. It never waits for another. (Who lists directories
-// gets all names anyhow; to list them for him as well takes more than it saves.)
-func (a *ahead) lookup(dir uint32) {
+// start starts the goroutine that has directories listed anew.
+func (a *ahead) start() { a.listing.Go(a.drop) }
+
+// lookup is told of each LOOKUP in a directory, and whether it found something that is no directory. It never waits for
+// another. (Who lists directories gets all names anyhow; to list them for him as well takes more than it saves.)
+func (a *ahead) lookup(dir uint32, file bool) {
 	o := a.order.Load()
 	if o == nil {
-		if !a.started.Swap(true) {
-			a.wg.Go(a.makeOrder)
-		}
+		a.startOrder()
 		return
 	}
 	place, ok := o.place[dir]
@@ -86,21 +95,49 @@ func (a *ahead) lookup(dir uint32) {
 		return
 	}
 	defer a.mu.Unlock()
-	w := a.walk(place)
-	from, to := w.step(place, uint32(len(o.dirs)))
-	var dirs []string
-	if !has(a.asked, place) && w.wants(o.dirs[place].names) {
-		set(a.asked, place)
-		dirs = append(dirs, o.path(place))
-	}
-	for p := from; p < to; p++ {
-		if !has(a.asked, p) {
-			set(a.asked, p)
-			dirs = append(dirs, o.path(p))
+	var l listings
+	if near, again := a.missed(place, file); near {
+		// Who lists directories needs nobody to do it for him.
+		if again {
+			a.add(&l, o, place)
+		}
+	} else {
+		w := a.walk(place)
+		from, to := w.step(place, uint32(len(o.dirs)))
+		if w.wants(o.dirs[place].names) {
+			a.add(&l, o, place)
+		}
+		for p := from; p < to; p++ {
+			a.add(&l, o, p)
 		}
 	}
-	if len(dirs) > 0 {
-		a.list(dirs)
+	if len(l.dirs) > 0 {
+		a.ask(l)
+	}
+}
+
+// listings are directories that are to be listed.
+type listings struct {
+	dirs  []string
+	stale []uint32 // the nodes of those that were listed without attributes
+}
+
+// add adds a directory that was not asked for so far.
+func (a *ahead) add(l *listings, o *dirOrder, place uint32) {
+	if has(a.asked, place) {
+		return
+	}
+	set(a.asked, place)
+	l.dirs = append(l.dirs, o.path(place))
+	if has(a.bared, place) {
+		l.stale = append(l.stale, o.dirs[place].node)
+	}
+}
+
+// startOrder has the order made, once.
+func (a *ahead) startOrder() {
+	if !a.started.Swap(true) {
+		a.making.Go(a.makeOrder)
 	}
 }
 
@@ -163,12 +200,22 @@ func (a *ahead) makeOrder() {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked = make([]uint64, len(o.dirs)/64+1)
+	a.asked, a.bared = make([]uint64, len(o.dirs)/64+1), make([]uint64, len(o.dirs)/64+1)
 	a.order.Store(o)
 }
 
-// stop waits until nothing reads the tree.
-func (a *ahead) stop() { a.wg.Wait() }
+// made waits until nothing reads the tree, when no request comes any more.
+func (a *ahead) made() {
+	if a != nil {
+		a.making.Wait()
+	}
+}
+
+// stop waits until it writes to the device no more. Until then requests must be answered.
+func (a *ahead) stop() {
+	a.end.Do(func() { close(a.done) })
+	a.listing.Wait()
+}
 
 // dirOrder returns the directories of the tree in the order of a walk.
 func (t *Tree) dirOrder() (*dirOrder, error) {

@@ -30,7 +30,7 @@ func testAhead(t *testing.T) (lookups func(dir string, n int), listed func() []s
 	t.Helper()
 	tree := walkedTree(t)
 	var all []string
-	a := newAhead(tree, func(dirs []string) { all = append(all, dirs...) }, slog.New(slog.DiscardHandler))
+	a := newAhead(-1, tree, func(dirs []string) { all = append(all, dirs...) }, slog.New(slog.DiscardHandler))
 	a.makeOrder()
 	if a.order.Load() == nil {
 		t.Fatal("no order")
@@ -42,7 +42,7 @@ func testAhead(t *testing.T) (lookups func(dir string, n int), listed func() []s
 			t.Fatal(err)
 		}
 		for range n {
-			a.lookup(i)
+			a.lookup(i, true)
 		}
 	}
 	return lookups, func() []string { l := all; all = nil; return l }
@@ -124,11 +124,10 @@ func TestPathsOfTheOrderLeadToTheirDirectories(t *testing.T) {
 
 // What does not fit is dropped: a server must not wait for who waits for it.
 func TestSendingListingsDoesNotWait(t *testing.T) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	lister, server, err := Listings()
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, lister := os.NewFile(uintptr(fds[0]), "server"), os.NewFile(uintptr(fds[1]), "lister")
 	defer server.Close()
 	list, err := SendListings(server)
 	if err != nil {
@@ -149,11 +148,10 @@ func TestListedNamesAreKnown(t *testing.T) {
 		return
 	}
 	at := mountTars(t, makeTar(t, file("a/f", "x"), file("a/b/g", "x"), file("c/h", "x")))
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	lister, server, err := Listings()
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, lister := os.NewFile(uintptr(fds[0]), "server"), os.NewFile(uintptr(fds[1]), "lister")
 	defer lister.Close()
 	mount, err := os.Open(at)
 	if err != nil {

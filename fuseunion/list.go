@@ -19,8 +19,17 @@ const (
 	listBuffer = 256 << 10
 )
 
-// SendListings returns a function for ServeOptions.List that sends to w, a SOCK_SEQPACKET
-// socket, from whose other end ReadListings reads in another process. It never waits:
+// Listings makes the way of a server's wishes to who has directories listed: the server, which must
+// not touch its own mount, gives w to SendListings, and another process r to ReadListings.
+func Listings() (r, w *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	return os.NewFile(uintptr(fds[0]), "listings"), os.NewFile(uintptr(fds[1]), "listings"), nil
+}
+
+// SendListings returns a function for ServeOptions.List that sends to w, of Listings. It never waits:
 // what does not fit is dropped.
 func SendListings(w *os.File) (func(dirs []string), error) {
 	fd, err := rawFD(w)

@@ -26,7 +26,7 @@ type server struct {
 	protocol
 	fd      int
 	stopped atomic.Bool
-	quiesce func() // ends what writes to the device besides the loops; may be nil
+	quiesce []func() // end what writes to the device besides the loops
 
 	wg     sync.WaitGroup
 	epoch  time.Time

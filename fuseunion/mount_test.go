@@ -21,6 +21,7 @@ import (
 const (
 	envInside = "FUSEUNION_TEST_INSIDE" // set in the user namespace
 	envServe  = "FUSEUNION_TEST_SERVE"  // tree and data files of a server process
+	envWishes = "FUSEUNION_TEST_WISHES" // set where descriptor 4 is for ServeOptions.List
 )
 
 func TestMain(m *testing.M) {
@@ -52,7 +53,18 @@ func serveTest(tree string, data []string) error {
 	if len(opt.UIDs) == 1 && opt.UIDs[0].Count == 1 {
 		opt.SquashUID, opt.SquashGID = 0, 0
 	}
+	if opt.List, err = wishes(); err != nil {
+		return err
+	}
 	return errors.Join(Serve(context.Background(), os.NewFile(3, "fuse"), t, opt), t.Close())
+}
+
+// wishes is the ServeOptions.List of a server process.
+func wishes() (func(dirs []string), error) {
+	if os.Getenv(envWishes) == "" {
+		return nil, nil
+	}
+	return SendListings(os.NewFile(4, "listings"))
 }
 
 func mappedIDs(path string) (ranges []IDRange) {
@@ -140,6 +152,12 @@ func hasSubIDs(t testing.TB) bool {
 // they are mounted. Only inside the namespaces.
 func mountTars(t testing.TB, tars ...[]byte) string {
 	t.Helper()
+	return mountTarsListed(t, nil, tars...)
+}
+
+// mountTarsListed is mountTars with wishes that go to w.
+func mountTarsListed(t testing.TB, w []*os.File, tars ...[]byte) string {
+	t.Helper()
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -152,13 +170,13 @@ func mountTars(t testing.TB, tars ...[]byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, unmount := mountTree(t, base, tree, data)
+	at, unmount := mountTree(t, base, tree, data, w...)
 	t.Cleanup(unmount)
 	return at
 }
 
-// mountTree serves a tree; unmount waits for the server's end.
-func mountTree(t testing.TB, base, tree string, data []string) (at string, unmount func()) {
+// mountTree serves a tree; unmount waits for the server's end. The server's wishes go to w, if that is there.
+func mountTree(t testing.TB, base, tree string, data []string, w ...*os.File) (at string, unmount func()) {
 	t.Helper()
 	dev, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
@@ -174,7 +192,7 @@ func mountTree(t testing.TB, base, tree string, data []string) (at string, unmou
 	}
 	srv := exec.Command(self)
 	srv.Env = append(os.Environ(), envServe+"="+strings.Join(append([]string{tree}, data...), ":"))
-	srv.ExtraFiles = []*os.File{dev}
+	takeWishes(srv, dev, w...)
 	srv.Stderr = os.Stderr
 	if err := srv.Start(); err != nil {
 		t.Fatal(err)
@@ -207,6 +225,14 @@ func mountTree(t testing.TB, base, tree string, data []string) (at string, unmou
 		case <-time.After(10 * time.Second):
 			t.Error("server outlives its mount")
 		}
+	}
+}
+
+// takeWishes gives a server process its device, and where its wishes go.
+func takeWishes(srv *exec.Cmd, dev *os.File, w ...*os.File) {
+	srv.ExtraFiles = append([]*os.File{dev}, w...)
+	if len(w) > 0 {
+		srv.Env = append(srv.Env, envWishes+"=1")
 	}
 }
 

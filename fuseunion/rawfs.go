@@ -90,20 +90,20 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	if len(name) > maxName {
 		return fuse.Status(unix.ENAMETOOLONG)
 	}
-	if r.ahead != nil {
-		r.ahead.lookup(uint32(h.NodeId - 1))
-	}
 	i, err := r.t.child(&dir, name)
+	var n node
+	if err == nil {
+		err = r.t.m.node(i, &n)
+	}
+	if r.ahead != nil {
+		r.ahead.lookup(uint32(h.NodeId-1), err == nil && n.mode&unix.S_IFMT != unix.S_IFDIR)
+	}
 	if err == unix.ENOENT {
 		// Node id 0 is a negative entry that may be kept.
 		out.EntryValid = forever
 		return fuse.OK
 	}
 	if err != nil {
-		return status(err)
-	}
-	var n node
-	if err := r.t.m.node(i, &n); err != nil {
 		return status(err)
 	}
 	r.entry(i, &n, out)
@@ -220,6 +220,7 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	if r.push != nil && ok && i > 0 && i == uint64(list.len()) {
 		r.push.listed(uint32(in.NodeId - 1))
 	}
+	bare := r.ahead != nil && r.ahead.bare(uint32(in.NodeId-1), in.Offset)
 	var d dirent
 	var n node
 	for ; ok && i < uint64(list.len()); i++ {
@@ -227,12 +228,15 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 		if err != nil {
 			return status(err)
 		}
-		if err := r.t.m.node(d.node, &n); err != nil {
-			return status(err)
-		}
-		e := out.AddDirLookupEntry(fuse.DirEntry{Mode: n.mode, Name: name, Ino: uint64(d.node) + 1, Off: i + 3})
+		e := out.AddDirLookupEntry(fuse.DirEntry{Mode: uint32(d.typ) << 12, Name: name, Ino: uint64(d.node) + 1, Off: i + 3})
 		if e == nil {
 			break
+		}
+		if bare && d.typ != unix.DT_DIR {
+			continue // node id 0: no attributes
+		}
+		if err := r.t.m.node(d.node, &n); err != nil {
+			return status(err)
 		}
 		r.entry(d.node, &n, e)
 	}

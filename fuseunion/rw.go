@@ -68,6 +68,7 @@ type Union struct {
 	links     map[uint64]*linked // files that have references, by the host's inode number; the same lock
 	seq       atomic.Uint64      // of names in the work directory
 	slow      func() func()      // set by the server; see slowly
+	ahead     *ahead             // nil where nobody lists directories
 }
 
 const (

@@ -48,6 +48,9 @@ func serveUnionTest(spec string) error {
 	if len(opt.UIDs) == 1 && opt.UIDs[0].Count == 1 {
 		opt.SquashUID, opt.SquashGID = 0, 0
 	}
+	if opt.List, err = wishes(); err != nil {
+		return err
+	}
 	return errors.Join(ServeUnion(context.Background(), os.NewFile(3, "fuse"), u, opt), u.Close(), t.Close())
 }
 
@@ -57,6 +60,7 @@ type testUnion struct {
 	spec unionSpec
 	at   string
 	srv  *exec.Cmd
+	w    []*os.File // where the server's wishes go, if anywhere
 }
 
 // newTestUnion makes an image of tars and an empty writable layer in a tmpfs. Only
@@ -107,7 +111,7 @@ func (u *testUnion) mount() {
 	}
 	u.srv = exec.Command(self)
 	u.srv.Env = append(os.Environ(), envUnion+"="+string(spec))
-	u.srv.ExtraFiles = []*os.File{dev}
+	takeWishes(u.srv, dev, u.w...)
 	u.srv.Stderr = os.Stderr
 	if err := u.srv.Start(); err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 type dirReply struct {
 	out  *fuse.DirEntryList
 	plus bool
+	bare bool // lower entries go without attributes, but for directories
 	// What the kernel is to be told of upper entries: it is found out when the lock of
 	// the directory is no longer held.
 	nodes []listedNode
@@ -133,7 +134,7 @@ func (u *Union) addUpper(l *dirReply, dir *unode, dirfd int, e *upperEnt, off ui
 // addLower adds an entry that is in the lower file system only.
 func (u *Union) addLower(l *dirReply, i uint32, name string, typ uint8, off uint64) (bool, error) {
 	eo, ok := l.add(fuse.DirEntry{Mode: uint32(typ) << 12, Name: name, Ino: u.low.ino(i), Off: off})
-	if !ok || eo == nil {
+	if !ok || eo == nil || l.bare && typ != unix.DT_DIR {
 		return ok, nil
 	}
 	if n := u.lowerRef(i); n != nil {
@@ -180,6 +181,7 @@ func (u *Union) listLower(i uint32, off uint64, l *dirReply) error {
 	if err != nil {
 		return err
 	}
+	l.bare = l.plus && u.ahead != nil && u.ahead.bare(i, off)
 	if !l.dots(u.low.ino(i), u.low.ino(self.up), &off) {
 		return nil
 	}

@@ -19,7 +19,13 @@ func ServeUnion(ctx context.Context, dev *os.File, u *Union, opt ServeOptions) e
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	u.ids = idMap{opt, u.opt.Emulate != nil}
-	return serve(ctx, dev, newUnionProtocol(u, opt), opt, func(s *server) { u.slow = s.enterSlow })
+	defer func() { u.ahead.made() }()
+	return serve(ctx, dev, newUnionProtocol(u, opt), opt, func(s *server) {
+		u.slow = s.enterSlow
+		if t, ok := u.low.(*treeLower); ok && opt.List != nil {
+			u.ahead = s.lookAhead(t.Tree, opt)
+		}
+	})
 }
 
 func newUnionProtocol(u *Union, opt ServeOptions) protocol {

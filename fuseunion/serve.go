@@ -29,7 +29,8 @@ type ServeOptions struct {
 
 	// List, if it is there, is told the paths of directories that should be listed through the
 	// mount by another process, because somebody walks through the tree (SendListings, ReadListings).
-	// It is called while a request waits, by one goroutine at a time.
+	// It is called while a request waits, by one goroutine at a time. Listings then leave the
+	// attributes of files out where nobody seems to want them.
 	List func(dirs []string) `json:"-"`
 
 	Readers int          // goroutines that answer requests, at most; default max(2, CPUs)
@@ -63,15 +64,23 @@ func Serve(ctx context.Context, dev *os.File, tree *Tree, opt ServeOptions) erro
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
 	raw := newRawFS(tree, opt)
-	if opt.List != nil {
-		raw.ahead = newAhead(tree, opt.List, opt.Log)
-		defer raw.ahead.stop() // when no loop asks it any more
-	}
+	defer func() { raw.ahead.made() }()
 	return serve(ctx, dev, newProtocol(raw, opt), opt, func(s *server) {
 		raw.push = newPusher(s.fd, tree, opt.Log)
 		raw.push.start()
-		s.quiesce = raw.push.stop
+		s.quiesce = append(s.quiesce, raw.push.stop)
+		if opt.List != nil {
+			raw.ahead = s.lookAhead(tree, opt)
+		}
 	})
+}
+
+// lookAhead starts what has the directories of a tree listed.
+func (s *server) lookAhead(tree *Tree, opt ServeOptions) *ahead {
+	a := newAhead(s.fd, tree, opt.List, opt.Log)
+	a.start()
+	s.quiesce = append(s.quiesce, a.stop)
+	return a
 }
 
 // serve runs the loops that read requests and have p answer them. Before they
@@ -97,9 +106,7 @@ func serve(ctx context.Context, dev *os.File, p protocol, opt ServeOptions, prep
 	if err := errors.Join(s.errs...); err != nil {
 		return err // what else writes may wait for an answer, until dev is closed
 	}
-	if s.quiesce != nil {
-		s.quiesce()
-	}
+	s.quieten()
 	if s.stopped.Load() {
 		return context.Cause(ctx)
 	}
@@ -202,12 +209,17 @@ func (s *server) loop() error {
 	}
 }
 
+// quieten waits until nothing but the loops writes to the device. It may be called again.
+func (s *server) quieten() {
+	for _, end := range s.quiesce {
+		end()
+	}
+}
+
 // interrupt ends the loops. A read that sleeps is restarted after a signal
 // (SA_RESTART) and then sees that the device is non-blocking.
 func (s *server) interrupt() {
-	if s.quiesce != nil {
-		s.quiesce() // while the loops answer
-	}
+	s.quieten() // while the loops answer
 	s.stopped.Store(true)
 	if err := unix.SetNonblock(s.fd, true); err != nil {
 		return // the device is closed, and with it the loops are ended

@@ -198,11 +198,14 @@ func (u *union) lower(l Layers) error {
 		}
 		return errors.Join(rootfs.AttachAt(mnt, rootfs.Lower), mnt.Close())
 	}
-	dev, err := stage.MountUnion()
+	dev, mnt, err := stage.MountUnion()
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
+	if err := mnt.Close(); err != nil {
+		return err
+	}
 	if err := u.start(monitor.KindTree, l.Image); err != nil {
 		return err
 	}

@@ -238,7 +238,7 @@ func (s *servers) launch(sv *server) (*exec.Cmd, error) {
 // settle takes the mount from a server that is starting.
 func (s *servers) settle(sv *server, cmd *exec.Cmd, conn *handoff.Conn) (err error) {
 	sv.pid = cmd.Process.Pid
-	ours, theirs, err := listingPair()
+	ours, theirs, err := fuseunion.Listings()
 	if err != nil {
 		return err
 	}
@@ -271,16 +271,6 @@ func (s *servers) settle(sv *server, cmd *exec.Cmd, conn *handoff.Conn) (err err
 	sv.listings = ours
 	go sv.list()
 	return nil
-}
-
-// listingPair is the way of an image server's wishes to the holder: it must not touch
-// its own mount, and so has directories listed by the holder.
-func listingPair() (ours, theirs *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	return os.NewFile(uintptr(fds[0]), "listings"), os.NewFile(uintptr(fds[1]), "listings"), nil
 }
 
 // list does what the server wishes, until detach takes the way to it or it dies. While it

@@ -17,6 +17,7 @@ import (
 func (c *container) finish(ws unix.WaitStatus) {
 	exited := Exited{Code: stage.Status(ws), Error: c.cause}
 	c.running.Store(nil)
+	c.unlist()
 	c.flushUnion()
 	endChildren(c.union)
 	var err error

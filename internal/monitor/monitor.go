@@ -70,7 +70,8 @@ type container struct {
 	exe       *os.File
 	holder    *holder.Link
 
-	init, union, helper *child // helper moves the network traffic
+	init, union, helper *child   // helper moves the network traffic
+	listings            *os.File // the wishes of union; see list
 	tun                 *os.File
 	prepared            *preparedNetwork
 	attached            bool // helper has the TUN

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -48,8 +49,13 @@ func unionMain(parent *handoff.Conn, m *handoff.Message) error {
 	if m, err = parent.Expect(KindServe); err != nil {
 		return err
 	}
-	if len(m.Files) != 1 {
-		return fmt.Errorf("serve image: got %d files", len(m.Files))
+	if n := len(m.Files); n != 1 && n != 2 {
+		return fmt.Errorf("serve image: got %d files", n)
+	}
+	if len(m.Files) == 2 {
+		if img.Serve.List, err = fuseunion.SendListings(m.Files[1]); err != nil {
+			return err
+		}
 	}
 	var how Serve
 	if err := m.Decode(&how); err != nil {
@@ -106,29 +112,54 @@ func (c *container) startUnion() (err error) {
 // serveUnion passes the mounted FUSE device on to the union stage, which is started
 // now if it was not certain before.
 func (s *startup) serveUnion(e event) error {
-	defer e.msg.Close()
 	files := e.msg.Files
 	if len(files) == 0 {
 		dev, mount, err := mountFuse(fuseunion.MountOptions{Writable: true})
 		if err != nil {
 			return err
 		}
-		// Whoever has the other descriptors keeps them; with these here, neither the
-		// mount nor its server would end with the container.
-		defer dev.Close()
-		defer mount.Close()
+		files = []*os.File{dev, mount}
 		if err := s.init.conn.Send(stage.KindImage, nil, mount); err != nil {
 			return err
 		}
-		files = []*os.File{dev}
 	}
+	if len(files) != 2 {
+		return fmt.Errorf("init: got %d files for the union", len(files))
+	}
+	// With the device here the server would not end with the container.
+	defer files[0].Close()
+	wishes, err := s.list(files[1])
+	if err != nil {
+		return err
+	}
+	defer wishes.Close()
 	how := Serve{Upper: writable(s.handle.Dir())[0], Work: writable(s.handle.Dir())[1], Volatile: s.Volatile, Memory: s.Memory, Emulate: s.Emulates}
 	if s.union == nil {
 		if err := s.startUnion(); err != nil {
 			return err
 		}
 	}
-	return s.union.conn.Send(KindServe, how, files...)
+	return s.union.conn.Send(KindServe, how, files[0], wishes)
+}
+
+// list begins to list, through a mount, the directories that its server wishes to have listed, and returns the server's
+// end of the way. The mount can not go away before unlist.
+func (c *container) list(mount *os.File) (wishes *os.File, err error) {
+	if c.listings, wishes, err = fuseunion.Listings(); err != nil {
+		return nil, errors.Join(err, mount.Close())
+	}
+	go func() {
+		defer mount.Close()
+		_ = fuseunion.ReadListings(mount, c.listings) // nobody depends on it
+	}()
+	return wishes, nil
+}
+
+// unlist ends what list began.
+func (c *container) unlist() {
+	if c.listings != nil {
+		c.listings.Close()
+	}
 }
 
 // unionTime bounds the wait for an image server that writes out what the kernel

@@ -90,29 +90,31 @@ func (s *setup) union() error {
 	if len(s.Emulation) > 0 {
 		return s.unionOfMonitor()
 	}
-	dev, err := MountUnion()
+	dev, mnt, err := MountUnion()
 	if err != nil {
 		return err
 	}
-	defer dev.Close()
-	return s.parent.Send(KindFuse, nil, dev)
+	return errors.Join(s.parent.Send(KindFuse, nil, dev, mnt), dev.Close(), mnt.Close())
 }
 
-// MountUnion mounts a writable union at rootfs.Merged of the working directory and gives the device that its server is to read.
-func MountUnion() (dev *os.File, err error) {
+// MountUnion mounts a writable union at rootfs.Merged of the working directory and gives the device that its server is to read,
+// and the mount, which lasts as long as that is open.
+func MountUnion() (dev, mnt *os.File, err error) {
 	if dev, err = openFuse(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() {
 		if err != nil {
 			_ = dev.Close() // err says more
 		}
 	}()
-	mnt, err := fuseunion.Mount(dev, fuseunion.MountOptions{Writable: true})
-	if err != nil {
-		return nil, err
+	if mnt, err = fuseunion.Mount(dev, fuseunion.MountOptions{Writable: true}); err != nil {
+		return nil, nil, err
 	}
-	return dev, errors.Join(rootfs.AttachAt(mnt, rootfs.Merged), mnt.Close())
+	if err = rootfs.AttachAt(mnt, rootfs.Merged); err != nil {
+		_ = mnt.Close() // err says more
+	}
+	return dev, mnt, err
 }
 
 // unionOfMonitor has the monitor make the mount. The kernel then names the processes that use it, of which
