@@ -231,7 +231,8 @@ func TestNamesWithoutAttributes(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer root.Close()
-			if err := listDir(int(root.Fd()), dir, make([]byte, listBuffer)); err != nil {
+			l := dirLister{buf: make([]byte, listBuffer)}
+			if err := l.list(int(root.Fd()), dir); err != nil {
 				t.Fatal(err)
 			}
 			abort(t, at)

@@ -124,7 +124,8 @@
 //
 // Names can not be pushed. Where lookups show a direction, ServeOptions.List is told
 // which directories come next, and a process that may touch the mount lists them
-// (ReadListings): then the kernel knows all that is in them. See ahead.go.
+// (ReadListings): then the kernel knows all that is in them. See ahead.go. A walk that looks
+// nothing up gets names without attributes, of which the kernel would make inodes: bare.go.
 //
 // # Deadlocks
 //

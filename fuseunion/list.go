@@ -15,8 +15,11 @@ import (
 const (
 	maxListing = 32 << 10 // of a message
 	listers    = 2        // directories that are read at once
-	// The kernel asks for as much as the reader has room for (Linux 6.15, before that for a page).
+	// The kernel asks for as much as the reader has room for (Linux 6.15), or for a page.
 	listBuffer = 256 << 10
+	listPage   = 4096
+	// Of an answer the attributes take the most: what the reader gets of one that was full is at least this part of it.
+	listPart = 8
 )
 
 // Listings makes the way of a server's wishes to who has directories listed: the server, which must
@@ -68,10 +71,10 @@ func ReadListings(mount *os.File, r io.Reader) error {
 	var wg sync.WaitGroup
 	for range listers {
 		wg.Go(func() {
-			buf := make([]byte, listBuffer)
+			l := dirLister{buf: make([]byte, listBuffer)}
 			for dir := range jobs {
 				// Who wants it gets the error.
-				_ = listDir(root, dir, buf)
+				_ = l.list(root, dir)
 			}
 		})
 	}
@@ -92,8 +95,14 @@ func ReadListings(mount *os.File, r io.Reader) error {
 	}
 }
 
-// listDir has the kernel learn the names in a directory, as many as there is room for.
-func listDir(root int, dir string, buf []byte) error {
+// dirLister lists directories.
+type dirLister struct {
+	buf  []byte
+	wide bool // the kernel asks for more than a page
+}
+
+// list has the kernel learn the names in a directory. Below a mount that is read-write the names may change meanwhile.
+func (l *dirLister) list(root int, dir string) error {
 	fd, err := unix.Openat2(root, dir, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
@@ -102,6 +111,19 @@ func listDir(root int, dir string, buf []byte) error {
 		return err
 	}
 	defer unix.Close(fd)
-	_, err = unix.Getdents(fd, buf)
-	return err
+	for {
+		n, err := unix.Getdents(fd, l.buf)
+		if err != nil || !l.more(n) {
+			return err
+		}
+	}
+}
+
+// more says whether anything may follow n bytes of entries. To ask costs a request, which most directories, being small, need not.
+func (l *dirLister) more(n int) bool {
+	l.wide = l.wide || n > listPage
+	if l.wide {
+		return n >= listBuffer/listPart
+	}
+	return n >= listPage/listPart
 }
