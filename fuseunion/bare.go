@@ -7,10 +7,10 @@ import (
 )
 
 // Who only wants names, as find(1) does, has no use for the attributes that a READDIRPLUS brings of
-// each: the kernel makes an inode of every file for them, which takes it longer than all the rest. An answer may leave them
-// out, and does so of all but directories where a walk goes on that has looked nothing up in those that were listed so. The
-// first LOOKUP of a file in one of these ends it: then the walk is given attributes for as many directories as it
-// takes to be tried again, and what was listed without them is listed anew, by ahead.
+// each: the kernel makes an inode of every file for them, which takes a third of such a walk's time and a kilobyte each. An
+// answer may leave them out (node id 0), and does so of all but directories where a walk goes on that has looked nothing up in
+// those that were listed so. The first LOOKUP of a file in one of these ends that: the walk is given attributes for a number of
+// directories, until it is tried again, and what was listed without them is listed anew, by ahead.
 const (
 	bareAfter = 8    // directories that are listed, each near the one before and behind it, before one is tried
 	bareTry   = 64   // names that one may have that is tried
