@@ -82,9 +82,9 @@ func newAhead(fd int, t *Tree, list func([]string), log *slog.Logger) *ahead {
 // start starts the goroutine that has directories listed anew.
 func (a *ahead) start() { a.listing.Go(a.drop) }
 
-// lookup is told of each LOOKUP in a directory, and whether it found something that is no directory. It never waits for
+// lookup is told of each LOOKUP in a directory, and what it found: noNode for nothing. It never waits for
 // another. (Who lists directories gets all names anyhow; to list them for him as well takes more than it saves.)
-func (a *ahead) lookup(dir uint32, file bool) {
+func (a *ahead) lookup(dir, found uint32) {
 	o := a.order.Load()
 	if o == nil {
 		a.startOrder()
@@ -96,7 +96,7 @@ func (a *ahead) lookup(dir uint32, file bool) {
 	}
 	defer a.mu.Unlock()
 	var l listings
-	if near, again := a.missed(place, file); near {
+	if near, again := a.missed(o, place, found); near {
 		// Who lists directories needs nobody to do it for him.
 		if again {
 			a.add(&l, o, place)

@@ -25,6 +25,9 @@ func walkedTree(t *testing.T) *Tree {
 	return openTars(t, makeTar(t, ents...))
 }
 
+// aFile is a node of walkedTree that is no directory: the last ones are files.
+const aFile = 60*10 + manyNames
+
 // testAhead returns one that knows the order already, and what it has listed.
 func testAhead(t *testing.T) (lookups func(dir string, n int), listed func() []string) {
 	t.Helper()
@@ -42,7 +45,7 @@ func testAhead(t *testing.T) (lookups func(dir string, n int), listed func() []s
 			t.Fatal(err)
 		}
 		for range n {
-			a.lookup(i, true)
+			a.lookup(i, aFile)
 		}
 	}
 	return lookups, func() []string { l := all; all = nil; return l }

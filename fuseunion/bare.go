@@ -95,10 +95,12 @@ func (w *bareWalk) lists(place, names uint32) bool {
 
 // missed is told that something was looked up in a place. near says that the kernel was given no attributes of the files
 // there by a walk that lists directories, and is not far; again, that it should be listed anew.
-func (a *ahead) missed(place uint32, file bool) (near, again bool) {
+func (a *ahead) missed(o *dirOrder, place, found uint32) (near, again bool) {
 	if !has(a.bared, place) {
 		return false, false
 	}
+	_, dir := o.place[found]
+	file := found != noNode && !dir
 	for i := range a.listers {
 		w := &a.listers[i]
 		if w.used == 0 || place > w.at || w.at-place > nearDirs {

@@ -2,7 +2,6 @@ package fuseunion
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -71,7 +70,7 @@ func (l *lister) list(dir string) bool {
 func (l *lister) lookups(dir string, n int) {
 	l.t.Helper()
 	for range n {
-		l.lookup(l.node(dir), true)
+		l.lookup(l.node(dir), aFile)
 	}
 }
 
@@ -272,7 +271,7 @@ func checkNames(t *testing.T, dir string) {
 // wished is the directory that a server wishes to have listed.
 func wished(t *testing.T, r *os.File) string {
 	t.Helper()
-	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil && !errors.Is(err, os.ErrNoDeadline) {
+	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	msg := make([]byte, maxListing)

@@ -91,12 +91,8 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 		return fuse.Status(unix.ENAMETOOLONG)
 	}
 	i, err := r.t.child(&dir, name)
-	var n node
-	if err == nil {
-		err = r.t.m.node(i, &n)
-	}
 	if r.ahead != nil {
-		r.ahead.lookup(uint32(h.NodeId-1), err == nil && n.mode&unix.S_IFMT != unix.S_IFDIR)
+		r.ahead.lookup(uint32(h.NodeId-1), foundNode(i, err))
 	}
 	if err == unix.ENOENT {
 		// Node id 0 is a negative entry that may be kept.
@@ -106,8 +102,20 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	if err != nil {
 		return status(err)
 	}
+	var n node
+	if err := r.t.m.node(i, &n); err != nil {
+		return status(err)
+	}
 	r.entry(i, &n, out)
 	return fuse.OK
+}
+
+// foundNode is what ahead is told of a lookup.
+func foundNode(i uint32, err error) uint32 {
+	if err != nil {
+		return noNode
+	}
+	return i
 }
 
 func (r *rawFS) Forget(_, _ uint64) {}

@@ -90,7 +90,7 @@ func (u *Union) find(dirID uint64, name string) (n *unode, i uint32, found bool,
 func (u *Union) findLower(dir uint32, name string) (n *unode, i uint32, found bool, err error) {
 	i, err = u.low.child(dir, name)
 	if u.ahead != nil {
-		u.ahead.lookup(dir, err == nil && !u.lowerIsDir(i))
+		u.ahead.lookup(dir, foundNode(i, err))
 	}
 	if err == unix.ENOENT {
 		return nil, 0, false, nil
@@ -99,11 +99,6 @@ func (u *Union) findLower(dir uint32, name string) (n *unode, i uint32, found bo
 		return nil, 0, false, err
 	}
 	return u.lowerRef(i), i, true, nil
-}
-
-func (u *Union) lowerIsDir(i uint32) bool {
-	var n node
-	return u.low.node(i, &n) == nil && n.mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 func (u *Union) readlink(id uint64) (string, error) {
